@@ -1,0 +1,1 @@
+"""A LightningDataModule per dataset, the embedded tasks, samplers and collation."""

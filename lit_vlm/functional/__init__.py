@@ -1,0 +1,1 @@
+"""Pure tensor and numeric functions that several parts share."""

@@ -1,0 +1,30 @@
+"""What callbacks and DataModules may ask a LightningModule for, by protocol and never by class."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from lit_vlm.interfaces.records import Completion
+from lit_vlm.interfaces.roles import SampleEncoder
+
+
+@runtime_checkable
+class HasEncoder(Protocol):
+    """Encodes samples for its model."""
+
+    encoder: SampleEncoder
+
+
+@runtime_checkable
+class Exportable(Protocol):
+    """Writes its model as a Hugging Face folder that plain ``from_pretrained`` loads."""
+
+    def export(self, folder: Path) -> None:
+        """Writes weights (safetensors), configuration, tokenizer and processor."""
+
+
+def completions_of(outputs: Any) -> Sequence[Completion]:
+    """Reads the completions that a validation, test or predict step returned; empty where it returned none."""
+    if isinstance(outputs, list) and all(isinstance(item, Completion) for item in outputs):
+        return outputs
+    return ()

@@ -1,0 +1,1 @@
+"""Pure text functions: tagged answers, verdicts, statements."""
