@@ -1,1 +1,1 @@
-"""What the parts of lit-vlm promise each other: records that flow, roles that recipes fill, protocols callbacks ask for."""
+"""What the parts promise each other: records that flow, roles that recipes fill, protocols that callbacks ask for."""

@@ -23,6 +23,18 @@ class Exportable(Protocol):
         """Writes weights (safetensors), configuration, tokenizer and processor."""
 
 
+@runtime_checkable
+class ServesTasks(Protocol):
+    """A DataModule whose tasks and length are known."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks among its samples."""
+
+    def train_batches(self, world_size: int) -> int:
+        """Counts the training batches of an epoch on each of ``world_size`` ranks."""
+
+
 def completions_of(outputs: Any) -> Sequence[Completion]:
     """Reads the completions that a validation, test or predict step returned; empty where it returned none."""
     if isinstance(outputs, list) and all(isinstance(item, Completion) for item in outputs):

@@ -183,6 +183,28 @@ class Verdict:
     """The completion is exactly ``<think>…</think><answer>…</answer>``."""
 
 
+@dataclass(frozen=True)
+class StepTotals:
+    """Denominators of a loss."""
+
+    labels: int
+    """Tokens that are predicted."""
+    sequences: int
+    """Rows with at least one such token."""
+
+
+@dataclass
+class TokenScores:
+    """What a policy thinks of the label tokens of a batch; one entry a token, ``N`` in all, row by row."""
+
+    log_probs: Tensor
+    """Log-probability of each label token given what precedes it, fp32, in nats; shape ``(N,)``."""
+    rows: Tensor
+    """Row of the batch each token belongs to; shape ``(N,)``."""
+    is_top: Tensor
+    """Whether the label was the likeliest token, bool; shape ``(N,)``."""
+
+
 @dataclass
 class PromptBatch:
     """Tokens and media of a batch, checked once and carried to every pass.
@@ -200,16 +222,20 @@ class PromptBatch:
     """The samples of the rows, in order."""
     labels: Tensor | None = None
     """Next-token targets before the shift, ``-100`` where none, shape ``(B, L)``."""
-    labels_in_step: int | None = None
-    """Labels of the whole optimizer step, over its micro-batches and ranks."""
+    step_totals: StepTotals | None = None
+    """Counts over the whole optimizer step, where the loader knows them."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Samples left out while encoding, counted by reason."""
 
     def __len__(self) -> int:
         return int(self.input_ids.shape[0])
 
-    @property
-    def label_count(self) -> int:
-        """Labels that are predicted in this batch: those left after the shift by one."""
-        return 0 if self.labels is None else int((self.labels[:, 1:] != IGNORED_LABEL).sum())
+    def count(self) -> StepTotals:
+        """Counts the labels left after the shift by one, and the rows that have any."""
+        if self.labels is None:
+            return StepTotals(labels=0, sequences=0)
+        labelled = self.labels[:, 1:] != IGNORED_LABEL
+        return StepTotals(labels=int(labelled.sum()), sequences=int(labelled.any(dim=1).sum()))
 
     def _map(self, function: Any) -> PromptBatch:
         return replace(
@@ -292,4 +318,3 @@ def user_message(text: str, images: int = 0, first_image: int = 0) -> Message:
 def assistant_message(text: str) -> Message:
     """Builds an assistant turn that is trained on."""
     return Message("assistant", (TextPart(text),), train=True)
-

@@ -5,7 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from lit_vlm.interfaces.records import EvaluationBatch, PromptBatch, Sample, Split
+from torch import Tensor
+
+from lit_vlm.interfaces.records import EvaluationBatch, PromptBatch, Sample, Split, StepTotals, TokenScores
 
 
 class TaskGenerator(ABC):
@@ -44,5 +46,25 @@ class SampleEncoder(ABC):
         """Encodes both forms, decoding each image once."""
 
     @abstractmethod
+    def describe_prompt(self, sample: Sample) -> str:
+        """Renders a prompt as the model reads it, each medium as one placeholder."""
+
+    @abstractmethod
     def decode(self, token_ids: Sequence[int]) -> str:
         """Turns completion ids into text, without special tokens."""
+
+
+class SupervisedObjective(ABC):
+    """Turns the log-probabilities of label tokens into a loss."""
+
+    @abstractmethod
+    def __call__(self, scores: TokenScores, totals: StepTotals) -> Tensor:
+        """Computes this batch's share of the loss over ``totals``.
+
+        Args:
+            scores: The label tokens of one micro-batch on one rank.
+            totals: Counts over everything the loss is a mean of: the batch alone, or a whole optimizer step.
+
+        Returns:
+            A scalar; the shares of all micro-batches and ranks add up to the loss.
+        """

@@ -1,0 +1,86 @@
+"""The figures of a validation or test set: likelihood of its completions, and correctness of generated ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+import torch
+from torch import nn
+from torchmetrics import MeanMetric
+
+from lit_vlm.evaluation.exact_match import ExactMatch
+from lit_vlm.interfaces.records import AnswerType, Completion, TokenScores
+
+ALL = "all"
+
+
+class EvaluationMetrics(nn.Module):
+    """Collects over batches and ranks.
+
+    Args:
+        tasks: Names of the tasks that completions may belong to.
+    """
+
+    def __init__(self, tasks: Sequence[str]) -> None:
+        super().__init__()
+        self._tasks = tuple(tasks)
+        self.loss = MeanMetric()
+        self.token_accuracy = MeanMetric()
+        self.exact_match = ExactMatch([ALL, *map(_task_group, self._tasks), *map(_type_group, get_args(AnswerType))])
+        self.well_formed = MeanMetric()
+
+    def update_scores(self, scores: TokenScores) -> None:
+        """Counts the label tokens of a batch, each with the same weight."""
+        count = len(scores.rows)
+        if count:
+            self.loss.update(-scores.log_probs.detach().mean(), count)
+            self.token_accuracy.update(scores.is_top.float().mean(), count)
+
+    def update_completions(self, completions: Sequence[Completion]) -> None:
+        """Counts the generated completions that have a verdict."""
+        judged = [(_groups(completion), completion.verdict) for completion in completions if completion.verdict]
+        self.exact_match.update([groups for groups, _ in judged], [verdict.correct for _, verdict in judged])
+        for _, verdict in judged:
+            self.well_formed.update(float(verdict.formatted))
+
+    def compute(self) -> dict[str, float]:
+        """Returns the figures seen so far, by name; proportions come with 95 % Wilson intervals.
+
+        ``exact_match`` has ``_low``, ``_high`` and ``_total`` beside it, and one entry a task (``exact_match/<task>``,
+        likewise) and an answer type (``exact_match_by_type/<type>``). Figures without any observation are left out.
+        """
+        figures: dict[str, float] = {}
+        if self.loss.update_called:
+            loss = self.loss.compute()
+            figures["loss"] = float(loss)
+            figures["perplexity"] = float(torch.exp(loss))
+            figures["token_accuracy"] = float(self.token_accuracy.compute())
+        for group, proportion in self.exact_match.compute().items():
+            name = "exact_match" if group == ALL else group
+            figures[name] = proportion.mean
+            figures[f"{name}_low"] = proportion.low
+            figures[f"{name}_high"] = proportion.high
+            figures[f"{name}_total"] = float(proportion.total)
+        if self.well_formed.update_called:
+            figures["well_formed"] = float(self.well_formed.compute())
+        return figures
+
+    def reset(self) -> None:
+        """Forgets everything seen."""
+        for metric in (self.loss, self.token_accuracy, self.exact_match, self.well_formed):
+            metric.reset()
+
+
+def _task_group(task: str) -> str:
+    return f"exact_match/{task}"
+
+
+def _type_group(answer_type: str) -> str:
+    return f"exact_match_by_type/{answer_type}"
+
+
+def _groups(completion: Completion) -> list[str]:
+    answer = completion.sample.answer
+    task = completion.sample.meta.category
+    return [ALL, *([_task_group(task)] if task else []), *([_type_group(answer.type)] if answer else [])]

@@ -1,0 +1,211 @@
+"""The policy: a Hugging Face model with the passes that paradigms need.
+
+Legend: ``B`` rows, ``L`` padded tokens, ``N`` label tokens, ``H`` hidden width, ``V`` vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_vlm.functional.chunked_log_probs import DEFAULT_CHUNK_TOKENS, chunked_log_probs
+from lit_vlm.interfaces.errors import UserError
+from lit_vlm.interfaces.records import IGNORED_LABEL, PromptBatch, TokenScores
+
+VISION_NAMES = ("visual", "vision_tower", "vision_model")
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How completions are decoded."""
+
+    max_new_tokens: int = 128
+    """Longest completion, in tokens."""
+    temperature: float = 0.0
+    """Sampling temperature; 0 decodes greedily."""
+    top_p: float = 1.0
+    """Nucleus: smallest set of tokens with this probability, in (0, 1]."""
+    top_k: int = 0
+    """Samples among this many likeliest tokens; 0 means all."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UserError(f"generation.max_new_tokens is {self.max_new_tokens}; give at least 1")
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise UserError(
+                f"generation has temperature {self.temperature}, top_p {self.top_p}, top_k {self.top_k}; "
+                "wanted are temperature >= 0, 0 < top_p <= 1, top_k >= 0"
+            )
+
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of ``generate``."""
+        if self.temperature == 0:
+            return {
+                "max_new_tokens": self.max_new_tokens,
+                "do_sample": False,
+                "temperature": None,
+                "top_p": None,
+                "top_k": None,
+            }
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "do_sample": True,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+        }
+
+
+class VisionLanguageModel(nn.Module):
+    """Wraps a Hugging Face image-text-to-text or causal language model.
+
+    Args:
+        model: The Hugging Face model, with a language head.
+        media_token_ids: Placeholder ids that must never be generated.
+        padding_id: Id that fills generated rows after their end.
+    """
+
+    def __init__(self, model: Any, *, media_token_ids: list[int], padding_id: int) -> None:
+        super().__init__()
+        self.model = model
+        self.media_token_ids = media_token_ids
+        self.padding_id = padding_id
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Rows of the output embedding, ``V``."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+    def vision_parameters(self) -> Iterator[nn.Parameter]:
+        """Yields the parameters of the vision tower and projector; none for text-only models."""
+        for name, parameter in self.model.named_parameters():
+            if any(part in VISION_NAMES for part in name.split(".")):
+                yield parameter
+
+    def hidden_states(self, batch: PromptBatch) -> Tensor:
+        """Runs the backbone without its head.
+
+        Returns:
+            Last hidden states, shape ``(B, L, H)``.
+        """
+        output = self.model.base_model(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **batch.visual
+        )
+        return output.last_hidden_state
+
+    def score(self, batch: PromptBatch, chunk_tokens: int = DEFAULT_CHUNK_TOKENS) -> TokenScores:
+        """Scores the label tokens of a batch; no logits are made for any other position.
+
+        Args:
+            batch: Right-padded rows with labels.
+            chunk_tokens: Label tokens whose logits exist at one time.
+
+        Raises:
+            UserError: A label lies outside the vocabulary, or the batch has no labels at all.
+        """
+        if batch.labels is None:
+            raise UserError("this batch has no labels; encode samples with their completions")
+        targets = batch.labels[:, 1:]
+        labelled = targets != IGNORED_LABEL
+        rows, columns = labelled.nonzero(as_tuple=True)
+        chosen = targets[rows, columns]  # (N,)
+        outside = (chosen < 0) | (chosen >= self.vocabulary_size)
+        if bool(outside.any()):
+            raise UserError(
+                f"label {int(chosen[outside][0])} lies outside the vocabulary of {self.vocabulary_size} tokens; "
+                "the tokenizer does not belong to this model"
+            )
+        hidden = self.hidden_states(batch)
+        head = self.model.get_output_embeddings()
+        log_probs, is_top = chunked_log_probs(
+            hidden[rows, columns], head.weight, getattr(head, "bias", None), chosen, chunk_tokens
+        )
+        if self.training:
+            log_probs = log_probs + self._touch_unused(batch)
+        if not len(chosen):
+            # An empty selection has no graph of its own; the step must still reach every parameter.
+            log_probs = log_probs + 0.0 * hidden.sum()
+        return TokenScores(log_probs, rows, is_top)
+
+    def _touch_unused(self, batch: PromptBatch) -> Tensor | float:
+        """Ties the vision tower into a text-only step, so that data-parallel ranks agree on what has gradients."""
+        has_media = any(name != "mm_token_type_ids" for name in batch.visual)
+        if has_media or not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return 0.0
+        unused = [parameter.sum() for parameter in self.vision_parameters() if parameter.requires_grad]
+        return 0.0 * torch.stack(unused).sum() if unused else 0.0
+
+    @torch.no_grad()
+    def generate(self, batch: PromptBatch, settings: GenerationSettings) -> list[list[int]]:
+        """Continues each prompt.
+
+        Args:
+            batch: Left-padded prompts.
+            settings: How to decode.
+
+        Returns:
+            Completion ids of each row, the end-of-turn token included where it was reached.
+        """
+        was_training = self.model.training
+        self.model.eval()
+        output = self.model.generate(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            **batch.visual,
+            **settings.options(),
+            suppress_tokens=self.media_token_ids or None,
+            pad_token_id=self.padding_id,
+            use_cache=True,
+        )
+        self.model.train(was_training)
+        end = self.model.generation_config.eos_token_id
+        end_ids = set(end) if isinstance(end, list) else {end}
+        return [_cut(row, end_ids) for row in output[:, batch.input_ids.shape[1] :].tolist()]
+
+    @torch.no_grad()
+    def score_completions(self, prompts: PromptBatch, completions: list[list[int]]) -> Tensor:
+        """Sums the log-probabilities of whole completions.
+
+        Args:
+            prompts: Left-padded prompts.
+            completions: Token ids that follow each prompt.
+
+        Returns:
+            Sums in nats, fp32, shape ``(B,)``; 0 for an empty completion.
+        """
+        length = max(map(len, completions), default=0)
+        added = prompts.input_ids.new_full((len(prompts), length), self.padding_id)
+        mask = torch.zeros_like(added)
+        for row, ids in enumerate(completions):
+            added[row, : len(ids)] = added.new_tensor(ids)
+            mask[row, : len(ids)] = 1
+        visual = dict(prompts.visual)
+        if "mm_token_type_ids" in visual:
+            visual["mm_token_type_ids"] = torch.cat([visual["mm_token_type_ids"], torch.zeros_like(added)], 1)
+        ignored = torch.full_like(prompts.input_ids, IGNORED_LABEL)
+        batch = PromptBatch(
+            input_ids=torch.cat([prompts.input_ids, added], 1),
+            attention_mask=torch.cat([prompts.attention_mask, mask], 1),
+            visual=visual,
+            labels=torch.cat([ignored, added.masked_fill(mask == 0, IGNORED_LABEL)], 1),
+        )
+        scores = self.score(batch)
+        sums = torch.zeros(len(prompts), device=scores.log_probs.device)
+        return sums.index_add(0, scores.rows, scores.log_probs)
+
+    def save(self, folder: Path) -> None:
+        """Writes weights (safetensors) and configuration as a Hugging Face folder."""
+        self.model.save_pretrained(folder)
+
+
+def _cut(ids: list[int], end_ids: set[int]) -> list[int]:
+    """Drops what follows the first end token."""
+    for position, token_id in enumerate(ids):
+        if token_id in end_ids:
+            return ids[: position + 1]
+    return ids

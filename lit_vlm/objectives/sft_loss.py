@@ -1,0 +1,44 @@
+"""Supervised cross-entropy over completion tokens."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lit_vlm.interfaces.records import StepTotals, TokenScores
+from lit_vlm.interfaces.roles import SupervisedObjective
+
+
+@dataclass(frozen=True)
+class SFTLoss(SupervisedObjective):
+    """Averages the negative log-probability of completion tokens.
+
+    Source:
+        TRL ``trl/trainer/sft_trainer.py`` (confirmed-in-code). We differ: vision tokens are never labels (see the
+        encoder), and the denominator always counts the whole optimizer step.
+    """
+
+    reduction: Literal["token_mean", "seq_mean", "sample_sum"] = "token_mean"
+    """``token_mean``: every token weighs the same; ``seq_mean``: every sequence does; ``sample_sum``: mean over
+    sequences of their summed loss."""
+
+    def __call__(self, scores: TokenScores, totals: StepTotals) -> Tensor:
+        """Computes this batch's share of the loss over ``totals``.
+
+        Args:
+            scores: Label tokens of the batch, ``N`` of them.
+            totals: Labels and sequences of everything the loss is a mean of.
+
+        Returns:
+            A scalar in fp32, in nats; zero with a graph where the batch has no label.
+        """
+        losses = -scores.log_probs  # (N,)
+        if not len(losses):
+            return losses.sum()
+        if self.reduction == "token_mean":
+            return losses.sum() / totals.labels
+        if self.reduction == "sample_sum":
+            return losses.sum() / totals.sequences
+        lengths = torch.bincount(scores.rows)
+        return (losses / lengths[scores.rows]).sum() / totals.sequences

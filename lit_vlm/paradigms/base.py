@@ -1,0 +1,178 @@
+"""What every paradigm shares: the policy and its encoder, the optimizer, evaluation by generation, export."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import nn
+
+from lit_vlm.evaluation.evaluation_metrics import EvaluationMetrics
+from lit_vlm.interfaces.capabilities import ServesTasks
+from lit_vlm.interfaces.errors import UserError
+from lit_vlm.interfaces.records import Completion, EvaluationBatch, PromptBatch
+from lit_vlm.models.backbone import Backbone
+from lit_vlm.models.processor_encoder import ProcessorEncoder
+from lit_vlm.models.vision_language_model import GenerationSettings, VisionLanguageModel
+from lit_vlm.paradigms.optimization import OptimizerSettings, total_optimizer_steps
+from lit_vlm.parsing.answers import check_answer
+
+
+class VLMModule(LightningModule):
+    """Holds a policy, trains it in ``training_step`` (a paradigm's own), and evaluates it by generating.
+
+    Constructors keep settings only; weights are loaded in ``configure_model``, so that building a large recipe costs
+    nothing and strategies can shard.
+
+    Args:
+        backbone: The model to train.
+        optimizer: Learning rate, decay and schedule.
+        generation: How completions are decoded in validation, test and predict.
+        max_tokens: Longest training row, prompt included.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone = Backbone(),
+        *,
+        optimizer: OptimizerSettings = OptimizerSettings(),
+        generation: GenerationSettings = GenerationSettings(),
+        max_tokens: int = 4096,
+    ) -> None:
+        super().__init__()
+        if max_tokens < 2:
+            raise UserError(f"model.max_tokens is {max_tokens}; give at least 2")
+        self.backbone = backbone
+        self.optimizer_settings = optimizer
+        self.generation = generation
+        self.max_tokens = max_tokens
+        self._encoder: ProcessorEncoder | None = None
+        self._policy: VisionLanguageModel | None = None
+        self.evaluation_metrics = nn.ModuleDict()
+
+    @property
+    def encoder(self) -> ProcessorEncoder:
+        """Encodes samples for this model; loaded when first asked for."""
+        if self._encoder is None:
+            self._encoder = self.backbone.load_encoder(self.max_tokens)
+        return self._encoder
+
+    @property
+    def policy(self) -> VisionLanguageModel:
+        """The model being trained.
+
+        Raises:
+            RuntimeError: ``configure_model`` has not run.
+        """
+        if self._policy is None:
+            raise RuntimeError("the policy is loaded in configure_model, which the Trainer calls")
+        return self._policy
+
+    def configure_model(self) -> None:
+        """Loads the weights, once."""
+        if self._policy is None:
+            seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+            self._policy = self.backbone.load_model(self.encoder, seed)
+            self._policy.train()
+
+    def setup(self, stage: str) -> None:
+        """Prepares the metrics for the tasks that the data serve."""
+        tasks = self._data().tasks
+        for name in ("validation", "test", "predict"):
+            self.evaluation_metrics[name] = EvaluationMetrics(tasks)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Makes the optimizer, and a schedule that follows optimizer steps."""
+        batches = self._data().train_batches(self.trainer.world_size)
+        optimizer, scheduler = self.optimizer_settings.build(self.policy, total_optimizer_steps(self.trainer, batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def validation_step(self, batch: EvaluationBatch, batch_idx: int) -> list[Completion]:
+        """Scores and continues held-out samples."""
+        return self._evaluate(batch, "validation")
+
+    def test_step(self, batch: EvaluationBatch, batch_idx: int) -> list[Completion]:
+        """Scores and continues held-out samples."""
+        return self._evaluate(batch, "test")
+
+    def predict_step(self, batch: EvaluationBatch, batch_idx: int) -> list[Completion]:
+        """Continues samples and scores what was generated."""
+        return self._complete(batch.prompts, with_log_probs=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the figures of the whole validation set."""
+        self._log_evaluation("validation")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the figures of the whole test set."""
+        self._log_evaluation("test")
+
+    def export(self, folder: Path) -> None:
+        """Writes the policy as a Hugging Face folder that plain ``from_pretrained`` loads.
+
+        Args:
+            folder: Where to write; made if absent. Only the first rank writes.
+        """
+        if self.trainer.is_global_zero:
+            self.policy.save(folder)
+            self.encoder.processor.save_pretrained(folder)
+
+    def _evaluate(self, batch: EvaluationBatch, stage: str) -> list[Completion]:
+        metrics = self._metrics(stage)
+        if batch.complete.count().labels:
+            metrics.update_scores(self.policy.score(batch.complete))
+        completions = self._complete(batch.prompts, with_log_probs=False)
+        metrics.update_completions(completions)
+        return completions
+
+    def _complete(self, prompts: PromptBatch, *, with_log_probs: bool) -> list[Completion]:
+        start = time.perf_counter()
+        generated = self.policy.generate(prompts, self.generation)
+        sums = self.policy.score_completions(prompts, generated).tolist() if with_log_probs else [None] * len(generated)
+        seconds = (time.perf_counter() - start) / len(generated)
+        completions = []
+        for sample, ids, log_prob_sum in zip(prompts.samples, generated, sums, strict=True):
+            text = self.encoder.decode(ids)
+            completions.append(
+                Completion(
+                    sample=sample,
+                    prompt=self.encoder.describe_prompt(sample),
+                    text=text,
+                    verdict=None if sample.answer is None else check_answer(text, sample.answer),
+                    log_prob_sum=log_prob_sum,
+                    token_count=len(ids),
+                    seconds=seconds,
+                )
+            )
+        return completions
+
+    def _log_evaluation(self, stage: str) -> None:
+        metrics = self._metrics(stage)
+        for name, value in metrics.compute().items():
+            self.log(f"{stage}/{name}", value, prog_bar=name == "exact_match", batch_size=1)
+        metrics.reset()
+
+    def _metrics(self, stage: str) -> EvaluationMetrics:
+        metrics: Any = self.evaluation_metrics[stage]
+        return metrics
+
+    def _data(self) -> ServesTasks:
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, ServesTasks):
+            raise UserError(
+                f"{type(self).__name__} needs a DataModule with tasks and train_batches, such as DigitsReasoning; "
+                f"given: {type(data).__name__}"
+            )
+        return data
+
+    @staticmethod
+    def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
+        """Adds a value up over all ranks, in place; alone it stays as it is."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(value)
+        return value

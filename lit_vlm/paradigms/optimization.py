@@ -1,0 +1,120 @@
+"""The optimizer and its learning-rate schedule, shared by all paradigms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from lightning import Trainer
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from lit_vlm.interfaces.errors import UserError
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW (Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019) with warm-up and decay."""
+
+    learning_rate: float = 1e-5
+    """Peak learning rate."""
+    weight_decay: float = 0.0
+    """Decay of matrices; biases, norms and embeddings are never decayed."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the first and second moment."""
+    epsilon: float = 1e-8
+    """Added to the denominator."""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """Course of the learning rate after warm-up, towards ``final_share`` of the peak."""
+    warmup: float = 0.03
+    """Linear warm-up: a share of all steps where below 1, a number of steps otherwise."""
+    final_share: float = 0.0
+    """Learning rate of the last step as a share of the peak."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise UserError(f"model.optimizer.learning_rate is {self.learning_rate}; give a positive number")
+        if self.warmup < 0 or not 0 <= self.final_share <= 1:
+            raise UserError(
+                f"model.optimizer has warmup {self.warmup} and final_share {self.final_share}; "
+                "warmup must not be negative and final_share must lie in [0, 1]"
+            )
+
+    def build(self, model: nn.Module, total_steps: int) -> tuple[AdamW, LambdaLR]:
+        """Makes the optimizer over the trainable parameters, and its schedule by optimizer step.
+
+        Raises:
+            UserError: Nothing is trainable.
+        """
+        groups = self._groups(model)
+        if not any(group["params"] for group in groups):
+            raise UserError("no parameter is trainable; unfreeze a part of the model")
+        optimizer = AdamW(groups, lr=self.learning_rate, betas=self.betas, eps=self.epsilon)
+        return optimizer, LambdaLR(optimizer, self.multiplier(total_steps))
+
+    def multiplier(self, total_steps: int) -> Callable[[int], float]:
+        """Returns the learning rate's share of its peak as a function of steps done."""
+        warmup_steps = math.ceil(self.warmup * total_steps) if self.warmup < 1 else round(self.warmup)
+
+        def share(step: int) -> float:
+            if step < warmup_steps:
+                return (step + 1) / (warmup_steps + 1)
+            if self.schedule == "constant":
+                return 1.0
+            progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+            falling = 1 - progress if self.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+            return self.final_share + (1 - self.final_share) * falling
+
+        return share
+
+    def _groups(self, model: nn.Module) -> list[dict[str, object]]:
+        embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+        decayed, kept = _split(
+            (parameter for parameter in model.parameters() if parameter.requires_grad),
+            lambda parameter: parameter.ndim >= 2 and id(parameter) not in embeddings,
+        )
+        return [{"params": decayed, "weight_decay": self.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+
+
+def _split(
+    parameters: Iterable[nn.Parameter], chosen: Callable[[nn.Parameter], bool]
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    inside: list[nn.Parameter] = []
+    outside: list[nn.Parameter] = []
+    for parameter in parameters:
+        (inside if chosen(parameter) else outside).append(parameter)
+    return inside, outside
+
+
+def total_optimizer_steps(trainer: Trainer, batches_per_epoch: int) -> int:
+    """Counts the optimizer steps of a run.
+
+    ``trainer.estimated_stepping_batches`` would do, but reading it breaks resuming in mid-epoch (Lightning #20550).
+
+    Args:
+        trainer: Says how long to train.
+        batches_per_epoch: Micro-batches of an epoch on each rank.
+
+    Raises:
+        UserError: The run has no end in steps, or an epoch has no batch.
+    """
+    limit = trainer.limit_train_batches
+    if isinstance(limit, int):
+        batches_per_epoch = min(batches_per_epoch, limit)
+    elif limit is not None:
+        batches_per_epoch = int(batches_per_epoch * limit)
+    if batches_per_epoch < 1:
+        raise UserError(
+            "an epoch has no full training batch; lower data.batch_size, give more training samples or raise "
+            "trainer.limit_train_batches"
+        )
+    steps_per_epoch = math.ceil(batches_per_epoch / trainer.accumulate_grad_batches)
+    by_epochs = None if trainer.max_epochs in (None, -1) else trainer.max_epochs * steps_per_epoch
+    by_steps = None if trainer.max_steps == -1 else trainer.max_steps
+    ends = [end for end in (by_epochs, by_steps) if end is not None]
+    if not ends:
+        raise UserError("the run has no end; set trainer.max_steps or trainer.max_epochs")
+    return min(ends)

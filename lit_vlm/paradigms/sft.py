@@ -1,0 +1,85 @@
+"""Supervised fine-tuning on completions."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lit_vlm.interfaces.records import PromptBatch
+from lit_vlm.interfaces.roles import SupervisedObjective
+from lit_vlm.models.backbone import Backbone
+from lit_vlm.models.vision_language_model import GenerationSettings
+from lit_vlm.objectives.sft_loss import SFTLoss
+from lit_vlm.paradigms.base import VLMModule
+from lit_vlm.paradigms.optimization import OptimizerSettings
+
+logger = logging.getLogger(__name__)
+
+
+class SFTModule(VLMModule):
+    """Raises the likelihood of the data's completions.
+
+    The loss is a mean over the label tokens of the whole optimizer step, across accumulated micro-batches and ranks.
+
+    Args:
+        backbone: The model to train.
+        objective: The loss over label tokens.
+        optimizer: Learning rate, decay and schedule.
+        generation: How completions are decoded in validation, test and predict.
+        max_tokens: Longest training row, prompt included.
+        chunk_tokens: Label tokens whose logits exist at one time.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone = Backbone(),
+        *,
+        objective: SupervisedObjective = SFTLoss(),
+        optimizer: OptimizerSettings = OptimizerSettings(),
+        generation: GenerationSettings = GenerationSettings(),
+        max_tokens: int = 4096,
+        chunk_tokens: int = 1024,
+    ) -> None:
+        super().__init__(backbone, optimizer=optimizer, generation=generation, max_tokens=max_tokens)
+        self.objective = objective
+        self.chunk_tokens = chunk_tokens
+        self._step_sums = torch.zeros(3)
+        self._warned = False
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
+        """Computes this micro-batch's share of the step's loss.
+
+        Returns:
+            ``W K`` times the share, as ranks (``W``) are averaged by the strategy and micro-batches (``K``) by Lightning.
+        """
+        totals = batch.step_totals
+        accumulated, ranks = self.trainer.accumulate_grad_batches, self.trainer.world_size
+        scores = self.policy.score(batch, self.chunk_tokens)
+        if totals is None:
+            self._warn_once()
+            share = self.objective(scores, batch.count()) / (accumulated * ranks)
+        else:
+            share = self.objective(scores, totals)
+        hits = scores.is_top.sum()
+        self._step_sums = self._step_sums.to(share.device) + torch.stack(
+            [share.detach(), hits.float(), hits.new_tensor(len(scores.rows)).float()]
+        )
+        return share * accumulated * ranks
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Logs the figures of the whole step, over its micro-batches and ranks."""
+        loss, hits, labels = self.sum_over_ranks(self._step_sums).unbind()
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/token_accuracy", hits / labels.clamp(min=1))
+        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+        self._step_sums = torch.zeros_like(self._step_sums)
+
+    def _warn_once(self) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "the loader does not tell how many labels an optimizer step has; the loss is averaged per micro-batch"
+            )
