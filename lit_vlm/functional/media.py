@@ -85,7 +85,7 @@ def _decode_file(reference: VideoRef, max_frames: int, wanted: float) -> tuple[l
         source = str(resolve_media_path(reference.file))
     try:
         reader = decord.VideoReader(source, num_threads=1)
-    except (RuntimeError, OSError) as fault:
+    except (decord.DECORDError, RuntimeError, OSError) as fault:
         raise UserError(f"cannot decode the video {reference.file.path or 'given as bytes'!r}: {fault}") from fault
     rate = float(reader.get_avg_fps()) or wanted
     first = round((reference.start or 0.0) * rate)
@@ -96,7 +96,10 @@ def _decode_file(reference: VideoRef, max_frames: int, wanted: float) -> tuple[l
         )
     count = max(1, min(max_frames, round((last - first) / rate * wanted)))
     indices = [first + index for index in _spread(last - first, count)]
-    batch = reader.get_batch(indices).asnumpy()
+    try:
+        batch = reader.get_batch(indices).asnumpy()
+    except decord.DECORDError as fault:
+        raise UserError(f"cannot read frames of the video {reference.file.path!r}: {fault}") from fault
     return [Image.fromarray(numpy.asarray(frame)) for frame in batch], rate * len(indices) / (last - first)
 
 

@@ -1,0 +1,72 @@
+"""Shared fixtures: a random tiny VLM built in code, and small samples."""
+
+import os
+
+# Before torch and tokenizers are imported: forked workers must not spawn threads of their own.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lit_vlm.interfaces.records import Answer, MediaRef, Sample, SampleMeta, assistant_message, user_message
+
+CORPUS = ["Which digit is this? Think in <think></think>, then answer in <answer></answer>. i see 7. yes no"] * 20
+
+
+@pytest.fixture(scope="session")
+def random_tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Qwen2.5-VL with random weights, as a Hugging Face folder."""
+    from lit_vlm.models.tiny_vlm import build_tiny_vlm
+
+    folder = tmp_path_factory.mktemp("tiny")
+    build_tiny_vlm(folder, CORPUS, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def random_tiny_encoder(random_tiny_folder: Path):
+    """The encoder of the random tiny model."""
+    from lit_vlm.models.backbone import Backbone
+
+    return Backbone(str(random_tiny_folder)).load_encoder()
+
+
+@pytest.fixture
+def random_tiny_model(random_tiny_folder: Path, random_tiny_encoder):
+    """A fresh copy of the random tiny model."""
+    from lit_vlm.models.backbone import Backbone
+
+    return Backbone(str(random_tiny_folder)).load_model(random_tiny_encoder).eval()
+
+
+def picture(colour: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = (64, 64)) -> MediaRef:
+    """A plain image."""
+    return MediaRef(pil=Image.new("RGB", size, colour))
+
+
+@pytest.fixture
+def image_sample() -> Sample:
+    """One question about one image, with its answer."""
+    return make_sample("i see 7.", "7")
+
+
+def make_sample(thought: str, answer: str, images: int = 1, sample_id: str = "s") -> Sample:
+    """A question about ``images`` images, with a chain of thought."""
+    return Sample(
+        id=sample_id,
+        messages=(
+            user_message("Which digit is this?", images=images),
+            assistant_message(f"<think>{thought}</think><answer>{answer}</answer>"),
+        ),
+        images=tuple(picture((40 * index, 90, 200)) for index in range(images)),
+        answer=Answer("number", answer),
+        meta=SampleMeta(source="test", category="read"),
+    )
+
+
+@pytest.fixture(name="make_sample")
+def make_sample_fixture():
+    """The sample factory."""
+    return make_sample
