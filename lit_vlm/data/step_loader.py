@@ -26,8 +26,7 @@ class ShardedBatches(Sampler[list[int]]):
         batch_size: Samples a batch on each rank.
         rank: This process.
         world_size: Processes in all.
-        seed: Names the order; None keeps the data set's own order.
-        drop_last: Leaves out a last global batch that is not full.
+        seed: Names the order.
         shuffle_batches: Shuffles whole global batches and keeps their samples together, for data laid out in runs of
             one kind (and so of one length).
     """
@@ -39,8 +38,7 @@ class ShardedBatches(Sampler[list[int]]):
         *,
         rank: int,
         world_size: int,
-        seed: int | None,
-        drop_last: bool,
+        seed: int,
         shuffle_batches: bool = False,
     ) -> None:
         self.length = length
@@ -48,19 +46,17 @@ class ShardedBatches(Sampler[list[int]]):
         self.rank = rank
         self.world_size = world_size
         self.seed = seed
-        self.drop_last = drop_last
         self.shuffle_batches = shuffle_batches
         self.epoch = 0
         self.first_batch = 0
 
     def __len__(self) -> int:
-        whole, rest = divmod(self.length, self.batch_size * self.world_size)
-        return whole + bool(rest and not self.drop_last)
+        # A last global batch that is not full is left out, so that all ranks take the same steps.
+        return self.length // (self.batch_size * self.world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
         order = list(range(len(self) if self.shuffle_batches else self.length))
-        if self.seed is not None:
-            random_stream(self.seed, "order", self.epoch).shuffle(order)
+        random_stream(self.seed, "order", self.epoch).shuffle(order)
         size = self.batch_size * self.world_size
         for batch in range(self.first_batch, len(self)):
             if self.shuffle_batches:

@@ -80,9 +80,18 @@ class VLMDataModule(LightningDataModule):
             )
         return self._encoder
 
+    def setup(self, stage: str) -> None:
+        """Checks that nobody else shards the data.
+
+        Raises:
+            UserError: Lightning's own distributed sampler is on while there are several processes.
+        """
+        if self.trainer and self.trainer.world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
+            raise UserError("this DataModule shards by rank itself; set trainer.use_distributed_sampler to false")
+
     def train_batches(self, world_size: int) -> int:
         """Counts the training batches of an epoch on each of ``world_size`` ranks."""
-        return len(self._order("train", 0, world_size))
+        return len(self._order(0, world_size))
 
     def train_dataloader(self) -> StepLoader:
         """Shuffled training batches with the label counts of their optimizer step."""
@@ -96,7 +105,7 @@ class VLMDataModule(LightningDataModule):
         return StepLoader(
             self._prepared("train"),
             self.encoder.encode,
-            self._order("train", rank, world_size),
+            self._order(rank, world_size),
             accumulation=lambda: trainer.accumulate_grad_batches if trainer else 1,
             limit=limit,
             **self._loader_options(),
@@ -116,24 +125,24 @@ class VLMDataModule(LightningDataModule):
 
     def _evaluation_loader(self, split: Split) -> DataLoader[EvaluationBatch]:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        samples = self._prepared(split)
         collate: Callable[[Sequence[Sample]], EvaluationBatch] = self.encoder.encode_evaluation
         return DataLoader(
-            self._prepared(split),
-            batch_sampler=self._order(split, rank, world_size),
+            samples,
+            batch_size=self.evaluation_batch_size,
+            sampler=range(rank, len(samples), world_size),
             collate_fn=collate,
             **self._loader_options(),
         )
 
-    def _order(self, split: Split, rank: int, world_size: int) -> ShardedBatches:
-        training = split == "train"
+    def _order(self, rank: int, world_size: int) -> ShardedBatches:
         return ShardedBatches(
-            len(self._prepared(split)),
-            self.batch_size if training else self.evaluation_batch_size,
+            len(self._prepared("train")),
+            self.batch_size,
             rank=rank,
             world_size=world_size,
             # Lightning's seed_everything leaves the run's seed here.
-            seed=int(os.environ.get("PL_GLOBAL_SEED", "0")) if training else None,
-            drop_last=training,
+            seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
             shuffle_batches=self.has_runs_of_one_kind,
         )
 

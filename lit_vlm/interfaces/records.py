@@ -290,6 +290,10 @@ class Completion:
     seconds: float = 0.0
     """Wall time of the batch that generated it, divided by its rows."""
 
+    def to(self, *_: Any, **__: Any) -> Completion:
+        """Stays as it is: it holds no tensor, but Lightning moves predictions and would take it apart otherwise."""
+        return self
+
     def to_json(self) -> dict[str, Any]:
         """A flat record for JSON lines."""
         answer = self.sample.answer

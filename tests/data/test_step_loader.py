@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch.utils.data import Dataset
 
@@ -27,10 +28,8 @@ def collate(numbers):
     return PromptBatch(torch.tensor(numbers)[:, None].expand(-1, length), torch.ones_like(labels), {}, labels=labels)
 
 
-def order(length=12, batch_size=2, rank=0, world_size=1, seed=0, drop_last=True, **options):
-    return ShardedBatches(
-        length, batch_size, rank=rank, world_size=world_size, seed=seed, drop_last=drop_last, **options
-    )
+def order(length=12, batch_size=2, rank=0, world_size=1, seed=0, **options):
+    return ShardedBatches(length, batch_size, rank=rank, world_size=world_size, seed=seed, **options)
 
 
 def loader(batches, accumulation=1, limit=None):
@@ -54,10 +53,9 @@ def test_ranks_share_the_batches_that_one_process_would_see():
         assert sorted(whole) == sorted(first + second)
 
 
-def test_without_a_seed_the_order_is_kept_and_the_rest_is_served():
-    assert list(order(length=5, seed=None, drop_last=False)) == [[0, 1], [2, 3], [4]]
-    assert len(order(length=5, drop_last=False)) == 3
+def test_a_last_batch_that_is_not_full_is_left_out():
     assert len(order(length=5)) == len(list(order(length=5))) == 2
+    assert len(order(length=7, batch_size=2, world_size=2)) == 1
 
 
 def test_whole_batches_are_shuffled_where_runs_belong_together():
@@ -74,20 +72,16 @@ def test_another_epoch_or_seed_gives_another_order():
     assert list(first) != list(order(seed=1))
 
 
-def test_each_batch_knows_the_labels_of_its_whole_step():
-    served = list(loader(order(seed=None), accumulation=3))
-    # Sample i has i + 1 labels: the first step holds samples 0 to 5, 1 + 2 + … + 6 = 21; the second 6 to 11, 57.
-    assert [batch.step_totals for batch in served] == [StepTotals(21, 6)] * 3 + [StepTotals(57, 6)] * 3
-
-
-def test_a_last_short_step_counts_only_what_it_has():
-    served = list(loader(order(seed=None), accumulation=4))
-    assert [batch.step_totals.labels for batch in served] == [36] * 4 + [42] * 2
-
-
-def test_an_epoch_cut_short_counts_only_what_is_trained_on():
-    served = list(loader(order(seed=None), accumulation=4, limit=3))
-    assert [batch.step_totals.labels for batch in served] == [21] * 3
+@pytest.mark.parametrize(("accumulation", "limit", "steps"), [(3, None, (3, 3)), (4, None, (4, 2)), (4, 3, (3,))])
+def test_each_batch_knows_the_labels_of_its_whole_step(accumulation, limit, steps):
+    served = list(loader(order(), accumulation=accumulation, limit=limit))
+    start = 0
+    for length in steps:
+        window = served[start : start + length]
+        labels = sum(number + 1 for batch in window for number in rows(batch))  # sample i has i + 1 labels
+        assert [batch.step_totals for batch in window] == [StepTotals(labels, 2 * length)] * length
+        start += length
+    assert start == len(served)
 
 
 def test_a_resumed_loader_continues_with_the_batch_it_would_have_seen_next():
