@@ -4,6 +4,8 @@ import os
 
 # Before torch and tokenizers are imported: forked workers must not spawn threads of their own.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# No test may wait for a hub that is out of reach.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from pathlib import Path
 

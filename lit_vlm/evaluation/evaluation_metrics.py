@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import get_args
 
@@ -29,6 +30,7 @@ class EvaluationMetrics(nn.Module):
         self.token_accuracy = MeanMetric()
         self.exact_match = ExactMatch([ALL, *map(_task_group, self._tasks), *map(_type_group, get_args(AnswerType))])
         self.well_formed = MeanMetric()
+        self.reset()
 
     def update_scores(self, scores: TokenScores) -> None:
         """Counts the label tokens of a batch, each with the same weight."""
@@ -50,26 +52,30 @@ class EvaluationMetrics(nn.Module):
         ``exact_match`` has ``_low``, ``_high`` and ``_total`` beside it, and one entry a task (``exact_match/<task>``,
         likewise) and an answer type (``exact_match_by_type/<type>``). Figures without any observation are left out.
         """
-        figures: dict[str, float] = {}
-        if self.loss.update_called:
-            loss = self.loss.compute()
-            figures["loss"] = float(loss)
-            figures["perplexity"] = float(torch.exp(loss))
-            figures["token_accuracy"] = float(self.token_accuracy.compute())
+        # Every rank computes every figure: one without observations would else leave the others waiting.
+        loss = self.loss.compute()
+        figures = {
+            "loss": float(loss),
+            "perplexity": float(torch.exp(loss)),
+            "token_accuracy": float(self.token_accuracy.compute()),
+            "well_formed": float(self.well_formed.compute()),
+        }
         for group, proportion in self.exact_match.compute().items():
             name = "exact_match" if group == ALL else group
             figures[name] = proportion.mean
             figures[f"{name}_low"] = proportion.low
             figures[f"{name}_high"] = proportion.high
             figures[f"{name}_total"] = float(proportion.total)
-        if self.well_formed.update_called:
-            figures["well_formed"] = float(self.well_formed.compute())
-        return figures
+        return {name: value for name, value in figures.items() if not math.isnan(value)}
 
     def reset(self) -> None:
         """Forgets everything seen."""
         for metric in (self.loss, self.token_accuracy, self.exact_match, self.well_formed):
             metric.reset()
+        # An observation of no weight: a rank that never sees a batch still takes part in the sums.
+        for mean in (self.loss, self.token_accuracy, self.well_formed):
+            mean.update(0.0, 0.0)
+        self.exact_match.update([], [])
 
 
 def _task_group(task: str) -> str:

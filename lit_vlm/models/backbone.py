@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
+    AutoTokenizer,
     set_seed,
 )
 
@@ -60,12 +61,27 @@ class Backbone:
         Raises:
             UserError: There is no such checkpoint.
         """
-        options: dict[str, Any] = {}
-        if self.min_pixels is not None or self.max_pixels is not None:
-            options = {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
-            options = {name: value for name, value in options.items() if value is not None}
-        processor = self._load(AutoProcessor, **options)
+        processor = self._load(AutoProcessor if self._reads_images() else AutoTokenizer)
+        self._bound_pixels(processor)
         return ProcessorEncoder(processor, max_tokens=max_tokens, max_video_frames=self.max_video_frames)
+
+    def _reads_images(self) -> bool:
+        return type(self._load(AutoConfig)) in AutoModelForImageTextToText._model_mapping
+
+    def _bound_pixels(self, processor: Any) -> None:
+        bounds = {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}
+        bounds = {name: value for name, value in bounds.items() if value is not None}
+        if not bounds:
+            return
+        size = getattr(getattr(processor, "image_processor", None), "size", None)
+        # Only processors that count pixels by area keep their bounds under these two names.
+        if getattr(size, "shortest_edge", None) is None or getattr(size, "longest_edge", None) is None:
+            raise UserError(
+                f"model.backbone.min_pixels and max_pixels do not apply to {self.checkpoint!r}, whose processor has "
+                f"size {size}; leave them out"
+            )
+        for name, value in bounds.items():
+            setattr(size, name, value)
 
     def load_model(self, encoder: ProcessorEncoder, seed: int = 0) -> VisionLanguageModel:
         """Loads the weights (safetensors only), or draws new ones.
@@ -77,16 +93,14 @@ class Backbone:
         Raises:
             UserError: There is no such checkpoint, or it is no language model.
         """
-        configuration = self._load(AutoConfig)
-        known = type(configuration) in AutoModelForImageTextToText._model_mapping
-        loader = AutoModelForImageTextToText if known else AutoModelForCausalLM
+        loader = AutoModelForImageTextToText if self._reads_images() else AutoModelForCausalLM
         options: dict[str, Any] = {"dtype": self.dtype}
         if self.attention is not None:
             options["attn_implementation"] = self.attention
         if self.from_scratch:
             with torch.random.fork_rng():
                 set_seed(seed)
-                model = loader.from_config(configuration, trust_remote_code=self.trust_remote_code, **options)
+                model = loader.from_config(self._load(AutoConfig), trust_remote_code=self.trust_remote_code, **options)
         else:
             model = self._load(loader, use_safetensors=True, **options)
         if self.gradient_checkpointing:
@@ -95,12 +109,12 @@ class Backbone:
         return VisionLanguageModel(model, media_token_ids=encoder.media_token_ids, padding_id=encoder.padding_id)
 
     def _load(self, loader: Any, **options: Any) -> Any:
-        folder = Path(self.source)
-        if folder.is_absolute() or self.checkpoint.startswith(".") or self.checkpoint.count("/") != 1:
-            if not folder.is_dir() and "/" in self.source:
-                raise UserError(
-                    f"model.backbone.checkpoint: there is no folder {self.checkpoint!r}; give a folder, a hub id or 'tiny'"
-                )
+        looks_like_folder = self.checkpoint.startswith((".", "/", "~")) or self.checkpoint.count("/") > 1
+        if looks_like_folder and not Path(self.source).is_dir():
+            raise UserError(
+                f"model.backbone.checkpoint: there is no folder {self.checkpoint!r}; "
+                "give an existing folder, a hub id or 'tiny'"
+            )
         try:
             return loader.from_pretrained(
                 self.source, revision=self.revision or "main", trust_remote_code=self.trust_remote_code, **options

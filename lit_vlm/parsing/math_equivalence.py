@@ -43,9 +43,9 @@ class MathCounts:
 def math_equal(prediction: str, gold: str, timeout_seconds: float = 3.0) -> bool:
     r"""Says whether two formulas, in LaTeX or as one types them, have the same value.
 
-    Equal texts are equal, and two plain numbers are compared exactly, without the helper. Otherwise each text is read
-    as *one* formula and compared symbolically and numerically, to 6 decimals. Of an equation ``x = 5`` the right side
-    counts.
+    Equal texts are equal, two plain numbers are compared exactly, and a text without digits or LaTeX equals no plain
+    number; none of these needs the helper. Otherwise each text is read as *one* formula and compared symbolically and
+    numerically, to 6 decimals. Of an equation ``x = 5`` the right side counts.
 
     Args:
         prediction: The model's formula, without the sentence around it.
@@ -74,6 +74,9 @@ def math_equal(prediction: str, gold: str, timeout_seconds: float = 3.0) -> bool
     given, wanted = parse_number(prediction), parse_number(gold)
     if given is not None and wanted is not None:
         return given == wanted
+    # Words cannot have a plain number's value, and an untrained model writes little else.
+    if wanted is not None and not any(character in "0123456789\\" for character in prediction):
+        return False
     # A dollar or a box that does not wrap the whole is one formula beside another.
     several = any("$" in text or "\\boxed" in text for text in (prediction, gold))
     if several or max(len(prediction), len(gold)) > MAXIMUM_CHARACTERS:

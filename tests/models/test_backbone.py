@@ -1,0 +1,83 @@
+import pytest
+import torch
+
+from lit_vlm.interfaces.errors import UserError
+from lit_vlm.models.backbone import Backbone
+from lit_vlm.models.tiny_vlm import TINY_FOLDER
+
+
+def test_nothing_is_read_before_it_is_asked_for():
+    assert Backbone("/nowhere/at/all").checkpoint == "/nowhere/at/all"
+
+
+def test_a_folder_is_loaded_with_its_weights(random_tiny_folder, random_tiny_encoder):
+    from transformers import AutoModelForImageTextToText
+
+    ours = Backbone(str(random_tiny_folder)).load_model(random_tiny_encoder).model.state_dict()
+    plain = AutoModelForImageTextToText.from_pretrained(random_tiny_folder).state_dict()
+    assert all(torch.equal(ours[name], plain[name]) for name in plain)
+
+
+def test_new_weights_depend_on_the_seed_alone(random_tiny_folder, random_tiny_encoder):
+    backbone = Backbone(str(random_tiny_folder), from_scratch=True)
+    first, again, other = (
+        backbone.load_model(random_tiny_encoder, seed).model.get_input_embeddings().weight for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_weights_take_the_type_asked_for(random_tiny_folder, random_tiny_encoder):
+    model = Backbone(str(random_tiny_folder), dtype="bfloat16").load_model(random_tiny_encoder).model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+def test_a_text_only_model_is_loaded_too(tmp_path, random_tiny_encoder):
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = random_tiny_encoder.tokenizer
+    configuration = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    Qwen2ForCausalLM(configuration).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(random_tiny_encoder.processor.chat_template)
+    backbone = Backbone(str(tmp_path))
+    encoder = backbone.load_encoder()
+    assert encoder.media_token_ids == []
+    assert type(backbone.load_model(encoder).model).__name__ == "Qwen2ForCausalLM"
+
+
+def test_pixel_bounds_change_the_number_of_image_tokens(random_tiny_folder, make_sample):
+    counts = []
+    for bounds in ({}, {"max_pixels": 32 * 32}, {"min_pixels": 96 * 96}):
+        encoder = Backbone(str(random_tiny_folder), **bounds).load_encoder()
+        batch = encoder.encode([make_sample("a", "1")])
+        counts.append(int(batch.visual["image_grid_thw"].prod()) // 4)
+    assert counts == [16, 4, 36]
+
+
+@pytest.mark.parametrize("checkpoint", ["/nowhere/at/all", "./missing", "runs/a/b", "misspelt"])
+def test_a_missing_checkpoint_names_the_option(checkpoint):
+    with pytest.raises(UserError, match=r"model\.backbone\.checkpoint"):
+        Backbone(checkpoint).load_encoder()
+
+
+def test_weights_that_are_not_safetensors_are_refused(random_tiny_folder, random_tiny_encoder, tmp_path):
+    import shutil
+
+    folder = tmp_path / "pickled"
+    shutil.copytree(random_tiny_folder, folder)
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"model\.backbone\.checkpoint"):
+        Backbone(str(folder)).load_model(random_tiny_encoder)
+
+
+def test_the_word_tiny_means_the_bundled_folder():
+    assert Backbone().source == str(TINY_FOLDER)
