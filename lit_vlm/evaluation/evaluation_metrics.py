@@ -11,7 +11,7 @@ from torch import nn
 from torchmetrics import MeanMetric
 
 from lit_vlm.evaluation.exact_match import ExactMatch
-from lit_vlm.interfaces.records import AnswerType, Completion, TokenScores
+from lit_vlm.interfaces.records import AnswerType, Completion, RewardOutput, TokenScores
 
 ALL = "all"
 
@@ -30,6 +30,7 @@ class EvaluationMetrics(nn.Module):
         self.token_accuracy = MeanMetric()
         self.exact_match = ExactMatch([ALL, *map(_task_group, self._tasks), *map(_type_group, get_args(AnswerType))])
         self.well_formed = MeanMetric()
+        self.reward = MeanMetric()
         self.reset()
 
     def update_scores(self, scores: TokenScores) -> None:
@@ -46,6 +47,10 @@ class EvaluationMetrics(nn.Module):
         for _, verdict in judged:
             self.well_formed.update(float(verdict.formatted))
 
+    def update_rewards(self, output: RewardOutput) -> None:
+        """Counts the rewards of a batch."""
+        self.reward.update(output.total)
+
     def compute(self) -> dict[str, float]:
         """Returns the figures seen so far, by name; proportions come with 95 % Wilson intervals.
 
@@ -59,6 +64,7 @@ class EvaluationMetrics(nn.Module):
             "perplexity": float(torch.exp(loss)),
             "token_accuracy": float(self.token_accuracy.compute()),
             "well_formed": float(self.well_formed.compute()),
+            "reward": float(self.reward.compute()),
         }
         for group, proportion in self.exact_match.compute().items():
             name = "exact_match" if group == ALL else group
@@ -70,10 +76,11 @@ class EvaluationMetrics(nn.Module):
 
     def reset(self) -> None:
         """Forgets everything seen."""
-        for metric in (self.loss, self.token_accuracy, self.exact_match, self.well_formed):
+        means = (self.loss, self.token_accuracy, self.well_formed, self.reward)
+        for metric in (*means, self.exact_match):
             metric.reset()
         # An observation of no weight: a rank that never sees a batch still takes part in the sums.
-        for mean in (self.loss, self.token_accuracy, self.well_formed):
+        for mean in means:
             mean.update(0.0, 0.0)
         self.exact_match.update([], [])
 

@@ -313,6 +313,16 @@ class Completion:
         }
 
 
+@dataclass(frozen=True)
+class RewardOutput:
+    """Scores of ``B`` completions."""
+
+    total: Tensor
+    """The reward, fp32, shape ``(B,)``."""
+    details: dict[str, Tensor] = field(default_factory=dict)
+    """Named parts of it for the log, each of shape ``(B,)``."""
+
+
 def user_message(text: str, images: int = 0, first_image: int = 0) -> Message:
     """Builds a user turn that shows ``images`` images before its text."""
     shown: tuple[Part, ...] = tuple(ImagePart(first_image + index) for index in range(images))

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from lit_vlm.interfaces.records import EvaluationBatch, PromptBatch, Sample, Split, StepTotals, TokenScores
+from lit_vlm.interfaces.records import (
+    Completion,
+    EvaluationBatch,
+    PromptBatch,
+    RewardOutput,
+    Sample,
+    Split,
+    StepTotals,
+    TokenScores,
+)
 
 
 class TaskGenerator(ABC):
@@ -67,4 +76,16 @@ class SupervisedObjective(ABC):
 
         Returns:
             A scalar; the shares of all micro-batches and ranks add up to the loss.
+        """
+
+
+class Reward(ABC):
+    """Scores completions."""
+
+    @abstractmethod
+    def __call__(self, completions: Sequence[Completion]) -> RewardOutput:
+        """Scores each completion by itself; a reward that cannot score raises, it never guesses.
+
+        Args:
+            completions: ``B`` generated completions with their samples and, where there is an answer, verdicts.
         """

@@ -16,6 +16,7 @@ from lit_vlm.evaluation.evaluation_metrics import EvaluationMetrics
 from lit_vlm.interfaces.capabilities import ServesTasks
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import Completion, EvaluationBatch, PromptBatch
+from lit_vlm.interfaces.roles import Reward
 from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.processor_encoder import ProcessorEncoder
 from lit_vlm.models.vision_language_model import GenerationSettings, VisionLanguageModel
@@ -33,6 +34,7 @@ class VLMModule(LightningModule):
         backbone: The model to train.
         optimizer: Learning rate, decay and schedule.
         generation: How completions are decoded in validation, test and predict.
+        reward: Scores completions in validation and test, logged beside exact match; None scores nothing.
         max_tokens: Longest training row, prompt included.
     """
 
@@ -42,6 +44,7 @@ class VLMModule(LightningModule):
         *,
         optimizer: OptimizerSettings = OptimizerSettings(),
         generation: GenerationSettings = GenerationSettings(),
+        reward: Reward | None = None,
         max_tokens: int = 4096,
     ) -> None:
         super().__init__()
@@ -50,6 +53,7 @@ class VLMModule(LightningModule):
         self.backbone = backbone
         self.optimizer_settings = optimizer
         self.generation = generation
+        self.reward = reward
         self.max_tokens = max_tokens
         self._encoder: ProcessorEncoder | None = None
         self._policy: VisionLanguageModel | None = None
@@ -128,6 +132,8 @@ class VLMModule(LightningModule):
             metrics.update_scores(self.policy.score(batch.complete))
         completions = self._complete(batch.prompts, with_log_probs=False)
         metrics.update_completions(completions)
+        if self.reward is not None:
+            metrics.update_rewards(self.reward(completions))
         return completions
 
     def _complete(self, prompts: PromptBatch, *, with_log_probs: bool) -> list[Completion]:

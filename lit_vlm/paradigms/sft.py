@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lit_vlm.interfaces.records import PromptBatch
-from lit_vlm.interfaces.roles import SupervisedObjective
+from lit_vlm.interfaces.roles import Reward, SupervisedObjective
 from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.vision_language_model import GenerationSettings
 from lit_vlm.objectives.sft_loss import SFTLoss
@@ -29,6 +29,7 @@ class SFTModule(VLMModule):
         objective: The loss over label tokens.
         optimizer: Learning rate, decay and schedule.
         generation: How completions are decoded in validation, test and predict.
+        reward: Scores completions in validation and test, logged beside exact match; None scores nothing.
         max_tokens: Longest training row, prompt included.
         chunk_tokens: Label tokens whose logits exist at one time.
     """
@@ -40,10 +41,11 @@ class SFTModule(VLMModule):
         objective: SupervisedObjective = SFTLoss(),
         optimizer: OptimizerSettings = OptimizerSettings(),
         generation: GenerationSettings = GenerationSettings(),
+        reward: Reward | None = None,
         max_tokens: int = 4096,
         chunk_tokens: int = 1024,
     ) -> None:
-        super().__init__(backbone, optimizer=optimizer, generation=generation, max_tokens=max_tokens)
+        super().__init__(backbone, optimizer=optimizer, generation=generation, reward=reward, max_tokens=max_tokens)
         self.objective = objective
         self.chunk_tokens = chunk_tokens
         self._step_sums = torch.zeros(3)
@@ -53,7 +55,7 @@ class SFTModule(VLMModule):
         """Computes this micro-batch's share of the step's loss.
 
         Returns:
-            ``W K`` times the share, as ranks (``W``) are averaged by the strategy and micro-batches (``K``) by Lightning.
+            ``W K`` times the share: the strategy averages over ranks (``W``), Lightning over micro-batches (``K``).
         """
         totals = batch.step_totals
         accumulated, ranks = self.trainer.accumulate_grad_batches, self.trainer.world_size

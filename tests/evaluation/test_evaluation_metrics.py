@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lit_vlm.evaluation.evaluation_metrics import EvaluationMetrics
-from lit_vlm.interfaces.records import Answer, Completion, SampleMeta, TokenScores, Verdict
+from lit_vlm.interfaces.records import Answer, Completion, RewardOutput, SampleMeta, TokenScores, Verdict
 
 
 @pytest.fixture
@@ -61,3 +61,10 @@ def test_a_reset_forgets_everything(complete):
     metrics.update_completions([complete("sum", True)])
     metrics.reset()
     assert metrics.compute() == {}
+
+
+def test_rewards_are_averaged_over_completions():
+    metrics = EvaluationMetrics(["sum"])
+    metrics.update_rewards(RewardOutput(torch.tensor([1.0, 0.0, 0.5])))
+    metrics.update_rewards(RewardOutput(torch.tensor([0.5])))
+    assert metrics.compute() == {"reward": pytest.approx(0.5)}

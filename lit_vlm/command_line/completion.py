@@ -1,0 +1,46 @@
+"""The verb ``completion``: a completion script for the shell."""
+
+from __future__ import annotations
+
+from lit_vlm.cli import VERBS
+from lit_vlm.interfaces.errors import UserError
+
+OPTIONS = (
+    "--config --print_config --help --debug --ckpt_path --seed_everything --model --model.backbone.checkpoint "
+    "--model.optimizer.learning_rate --model.generation.max_new_tokens --data --data.batch_size --data.num_workers "
+    "--trainer.max_epochs --trainer.max_steps --trainer.devices --trainer.strategy --trainer.precision "
+    "--trainer.accelerator --trainer.accumulate_grad_batches --trainer.logger --trainer.callbacks"
+)
+
+# Recipe names are asked for once per shell, as each question starts Python.
+BASH = """\
+_lit_vlm() {{
+    local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}}
+    if [[ $before == --config || $before == show ]]; then
+        [[ -n $_lit_vlm_recipes ]] || _lit_vlm_recipes=$(lit-vlm recipes --names 2>/dev/null)
+        COMPREPLY=($(compgen -W "$_lit_vlm_recipes" -- "$word") $(compgen -f -- "$word"))
+    elif [[ $COMP_CWORD -eq 1 ]]; then
+        COMPREPLY=($(compgen -W "{verbs} --help --version" -- "$word"))
+    elif [[ ${{COMP_WORDS[1]}} == recipes ]]; then
+        COMPREPLY=($(compgen -W "show --names" -- "$word"))
+    elif [[ ${{COMP_WORDS[1]}} == completion ]]; then
+        COMPREPLY=($(compgen -W "bash zsh" -- "$word"))
+    elif [[ $word == -* ]]; then
+        COMPREPLY=($(compgen -W "{options}" -- "$word"))
+    else
+        COMPREPLY=($(compgen -f -- "$word"))
+    fi
+}}
+complete -F _lit_vlm lit-vlm
+"""
+
+
+def run(verb: str, arguments: list[str]) -> int:
+    """Prints the script: ``eval "$(lit-vlm completion bash)"`` switches it on."""
+    if arguments not in (["bash"], ["zsh"]):
+        raise UserError("usage: lit-vlm completion bash|zsh")
+    script = BASH.format(verbs=" ".join(VERBS), options=OPTIONS)
+    if arguments == ["zsh"]:
+        script = "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n" + script
+    print(script, end="")
+    return 0

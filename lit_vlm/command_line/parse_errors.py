@@ -1,0 +1,116 @@
+"""Turns what jsonargparse says of a mistake into one line: the option, what there is instead, the mend."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import fields, is_dataclass
+from importlib import import_module
+from typing import Any, get_type_hints
+
+from lightning import Trainer
+
+from lit_vlm.command_line.closest import did_you_mean
+from lit_vlm.command_line.short_names import closest_class
+
+KEY = re.compile(r'Parser key "([^"]+)":')
+CLASS = re.compile(r"given class_path '([^']+)'")
+UNKNOWN = (
+    re.compile(r"unrecognized arguments: --([\w.]+)"),
+    re.compile(r"Group '(?P<group>[^']+)' does not accept option '(?P<option>[^']+)'"),
+    re.compile(r"Option '([^']+)' is not accepted"),
+    re.compile(r"[Kk]ey '([^']+)' is not expected"),
+)
+EXPECTED = re.compile(r"Expected a ((?:typing\.)?[^.\n]*(?:\[[^\n]*?\])?[^.\n]*)(?:\. Got value: (?P<got>.*))?$")
+GIVEN = re.compile(r"^\s*Given value: (.*)$", re.MULTILINE)
+NOISE = re.compile(
+    r"NoneType|^\s*(Errors|Subtypes|Given value( type)?):|Does not validate|Parser key|given class_path|^\s*$"
+)
+
+
+def explain(mistake: Exception) -> str:
+    """Finds the cause in a message of nested alternatives.
+
+    Args:
+        mistake: Raised by the parser, or by a constructor it called.
+    """
+    text = str(mistake)
+    option = ".".join(dict.fromkeys(KEY.findall(text)))
+    owner = _owner(text, option)
+    for pattern in UNKNOWN:
+        if found := pattern.search(text):
+            parts = found.groupdict() or {"option": found.group(1)}
+            name = ".".join(filter(None, (parts.get("group"), parts["option"])))
+            return _unknown_option(name, option, owner)
+    if "import path string" in text or "not accessible or invalid" in text:
+        given = re.findall(r"import path string: (\S+)", text) or re.findall(r"a path but (\S+)", text)
+        name = given[-1] if given else "?"
+        hint = closest_class(name)
+        return f"--{option}: there is no class or file {name!r}{hint}; give a class name, a dotted path or a YAML file"
+    if cause := _mismatch(text, option):
+        return cause
+    causes = [line.strip(" -") for line in text.splitlines() if not NOISE.search(line)]
+    return causes[0] if causes else text
+
+
+def _unknown_option(name: str, option: str, owner: Any) -> str:
+    # jsonargparse reports a name below the class with or without the path to it.
+    path = name if not option or name.startswith(f"{option}.") else f"{option}.{name}"
+    groups, _, last = (name.removeprefix(f"{option}.") if option else name).rpartition(".")
+    if path.startswith("trainer."):
+        known = _parameters(Trainer)
+        last = path.removeprefix("trainer.")
+    elif owner is not None:
+        known = _parameters(owner, groups)
+    else:
+        known = {"model", "data", "trainer", "about", "seed_everything", "ckpt_path", "config", "print_config"}
+        last = path
+    hint = did_you_mean(last, known) or f"; there are {', '.join(sorted(known))}"
+    return f"--{path}: there is no such option{hint}"
+
+
+def _mismatch(text: str, option: str) -> str | None:
+    wanted, got = [], None
+    for line in text.splitlines():
+        found = EXPECTED.search(line)
+        if found and "NoneType" not in line:
+            wanted.append(_plain(found.group(1)))
+            got = found.group("got") or got
+    if not wanted or not option:
+        return None
+    given = GIVEN.findall(text)
+    value = got if got is not None else given[-1] if given else "?"
+    return f"--{option}: {value!r} does not fit; give {' or '.join(dict.fromkeys(wanted))}"
+
+
+def _plain(kind: str) -> str:
+    literal = re.search(r"Literal\[(.*)\]", kind)
+    if literal:
+        return f"one of {literal.group(1)}"
+    named = re.search(r"<class '(?:.*\.)?([^'.]+)'>", kind)
+    names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+    return names.get(named.group(1), f"a {named.group(1)}") if named else kind.strip()
+
+
+def _owner(text: str, option: str) -> Any:
+    paths = CLASS.findall(text)
+    if not paths:
+        return None
+    module, _, name = paths[-1].rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def _parameters(owner: Any, groups: str = "") -> set[str]:
+    """Lists the settings of a class, its bases included, or of a group of settings within it."""
+    names: dict[str, Any] = {}
+    for base in reversed(inspect.getmro(owner)):
+        if base.__init__ is object.__init__:
+            continue
+        hints = get_type_hints(base.__init__)
+        for name, parameter in inspect.signature(base.__init__).parameters.items():
+            if name != "self" and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+                names[name] = hints.get(name)
+    group, _, rest = groups.partition(".")
+    if group and is_dataclass(kind := names.get(group)):
+        return {field.name for field in fields(kind)} if not rest else _parameters(kind, rest)
+    return set(names)

@@ -1,0 +1,148 @@
+"""The verbs that run a Trainer: ``fit``, ``validate``, ``test`` and ``predict``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from argparse import ArgumentError
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import set_parsing_settings
+from lightning import LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from lit_vlm.callbacks.progress import Progress
+from lit_vlm.callbacks.throughput import Throughput
+from lit_vlm.command_line.catalogue import find_config, read_yaml
+from lit_vlm.command_line.parse_errors import explain
+from lit_vlm.command_line.short_names import import_named_classes
+from lit_vlm.data.vlm_data_module import VLMDataModule
+from lit_vlm.interfaces.errors import UserError
+from lit_vlm.paradigms.base import VLMModule
+
+RUNS = "runs"
+VERBS = ("fit", "validate", "test", "predict")
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the resolved configuration into the run's folder, a new one for every run where a logger makes it."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Writes ``config.yaml``, once over all ranks."""
+        # Without a logger there is no run folder of its own, and the last run's file is replaced.
+        self.overwrite = trainer.logger is None
+        super().setup(trainer, pl_module, stage)
+
+
+class CommandLine(LightningCLI):
+    """Parses one verb, builds model, data and Trainer, and runs them."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds what recipes say of themselves, and hands the model's encoder to the data."""
+        parser.add_argument("--about", type=dict, default={}, help="What a recipe says of itself.")
+        parser.link_arguments("model.encoder", "data.init_args.encoder", apply_on="instantiate")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Names the verbs, with the Trainer's arguments that are not options."""
+        return {verb: LightningCLI.subcommands()[verb] for verb in VERBS}
+
+    def instantiate_trainer(self, **options: Any) -> Trainer:
+        """Builds the Trainer with our progress bar and throughput, unless the recipe brings its own."""
+        wanted = self._get(self.config_init, "trainer.callbacks") or []
+        given: list[Any] = wanted if isinstance(wanted, list) else [wanted]
+        extra: list[Callback] = []
+        if not any(isinstance(callback, Throughput) for callback in given):
+            extra.append(Throughput())
+        shows_progress = self._get(self.config_init, "trainer.enable_progress_bar") is not False
+        if shows_progress and not any(isinstance(callback, ProgressBar) for callback in given):
+            extra.append(Progress())
+        self.trainer_defaults = {**self.trainer_defaults, "callbacks": extra}
+        return super().instantiate_trainer(**options)
+
+
+def run(verb: str, arguments: list[str]) -> int:
+    """Runs one verb.
+
+    Raises:
+        UserError: The command line, a recipe, or what they ask for is wrong.
+    """
+    _quieten()
+    # A user's own callbacks and data modules lie beside the recipe.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    words, configs = _with_found_configs(arguments)
+    import_named_classes(words, [read_yaml(path) for path in configs])
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    name = configs[0].stem if configs else verb
+    if configs and name == "config":
+        name = configs[0].resolve().parent.parent.name  # runs/NAME/version_N/config.yaml
+    logger = {
+        "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+        "init_args": {"save_dir": RUNS, "name": name},
+    }
+    _parse(verb, words, logger)
+    return 0
+
+
+def _parse(verb: str, words: list[str], logger: dict[str, Any]) -> CommandLine:
+    options = {"exit_on_error": False, "parser_mode": "omegaconf"}
+    try:
+        return CommandLine(
+            VLMModule,
+            VLMDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            save_config_callback=SaveConfig,
+            seed_everything_default=0,
+            trainer_defaults={"use_distributed_sampler": False, "logger": logger},
+            parser_kwargs={**options, **dict.fromkeys(VERBS, options)},
+            args=[verb, *words],
+        )
+    except UserError:
+        raise
+    except (ArgumentError, MisconfigurationException) as mistake:
+        raise UserError(explain(mistake)) from mistake
+    except ValueError as mistake:
+        # What a constructor refuses arrives wrapped by the parser; any other value error is a fault of the program.
+        if "Does not validate against" in str(mistake) or "invalid strategy name" in str(mistake):
+            raise UserError(explain(mistake)) from mistake
+        raise
+
+
+def _with_found_configs(arguments: list[str]) -> tuple[list[str], list[Path]]:
+    """Replaces recipe names after ``--config`` by their files."""
+    words: list[str] = []
+    configs: list[Path] = []
+    pending = False
+    for word in arguments:
+        option, equals, value = word.partition("=")
+        if pending or (option == "--config" and equals):
+            path = find_config(word if pending else value)
+            configs.append(path)
+            words.append(str(path) if pending else f"--config={path}")
+            pending = False
+        else:
+            words.append(word)
+            pending = word in ("--config", "-c")
+    if pending:
+        raise UserError("--config: a file or the name of a recipe must follow")
+    for path in configs:
+        if "config" in read_yaml(path):
+            raise UserError(f"{path}: a recipe may not hold 'config'; borrow parts by path, or pass --config twice")
+    return words, configs
+
+
+def _quieten() -> None:
+    """Leaves out startup lines that say nothing of the run."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: not any(word in record.getMessage() for word in ("Tip:", "TPU available", "HPU available"))
+    )
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")

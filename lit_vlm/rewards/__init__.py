@@ -1,0 +1,1 @@
+"""Completions to a score each, with named details."""
