@@ -64,7 +64,7 @@ def _unknown_option(name: str, option: str, owner: Any) -> str:
         known = _parameters(owner, groups)
     else:
         known = {"model", "data", "trainer", "about", "seed_everything", "ckpt_path", "config", "print_config"}
-        last = path
+        last = path.partition(".")[0]
     hint = did_you_mean(last, known) or f"; there are {', '.join(sorted(known))}"
     return f"--{path}: there is no such option{hint}"
 
@@ -104,10 +104,11 @@ def _parameters(owner: Any, groups: str = "") -> set[str]:
     """Lists the settings of a class, its bases included, or of a group of settings within it."""
     names: dict[str, Any] = {}
     for base in reversed(inspect.getmro(owner)):
-        if base.__init__ is object.__init__:
+        constructor = vars(base).get("__init__")
+        if constructor is None or base is object:
             continue
-        hints = get_type_hints(base.__init__)
-        for name, parameter in inspect.signature(base.__init__).parameters.items():
+        hints = get_type_hints(constructor)
+        for name, parameter in inspect.signature(constructor).parameters.items():
             if name != "self" and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
                 names[name] = hints.get(name)
     group, _, rest = groups.partition(".")

@@ -8,6 +8,7 @@ from lit_vlm.functional.knights_and_knaves import (
     Puzzle,
     Solution,
     canonical_form,
+    read_statement,
     relabel,
     relabel_puzzle,
 )
@@ -45,7 +46,7 @@ MOST_PEOPLE = 8
 # Ten buckets of puzzles: eight for training, one each for validation and test.
 _SPLIT_OF_BUCKET: tuple[Split, ...] = (*("train",) * 8, "validation", "test")
 _HELD_OUT: tuple[Split, ...] = ("validation", "test")
-# A puzzle of two people has a leaf twin in its own small split about once in five; fifty puzzles without one are rare.
+# A puzzle of two people has a leaf twin in its own small split about once in five.
 _PUZZLES_TRIED = 1000
 
 
@@ -140,7 +141,10 @@ class KnightsAndKnavesGenerator(TaskGenerator):
         if sample.meta.source != self.name:
             raise UserError(f"sample {sample.id!r} is from {sample.meta.source!r}; only {self.name!r} have twins here")
         known = sample.meta.extra
-        riddle = _Riddle(known["statements"], tuple(known["names"]), tuple(known["solution"]), Roles(*known["roles"]))
+        names = tuple(known["names"])
+        # Read anew, since JSON turns tuples into lists.
+        puzzle = tuple(read_statement(statement, len(names)) for statement in known["statements"])
+        riddle = _Riddle(puzzle, names, tuple(known["solution"]), Roles(*known["roles"]))
         own = split_of(riddle.puzzle)
         stream = random_stream(self.seed, self.name, "twin", kind, sample.id)
         twin = self._perturb(riddle, kind, _HELD_OUT if own == "train" else (own,), stream)

@@ -6,7 +6,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
@@ -128,7 +128,7 @@ class VLMDataModule(LightningDataModule):
         samples = self._prepared(split)
         collate: Callable[[Sequence[Sample]], EvaluationBatch] = self.encoder.encode_evaluation
         return DataLoader(
-            samples,
+            cast("Dataset[EvaluationBatch]", samples),  # the collation makes batches of samples
             batch_size=self.evaluation_batch_size,
             sampler=range(rank, len(samples), world_size),
             collate_fn=collate,

@@ -26,13 +26,15 @@ Solution = tuple[bool, ...]
 """For each person whether they tell the truth."""
 
 LEAVES = ("telling-truth", "lying")
-PARTS: dict[str, tuple[int, int | None]] = {
+# Fewest and most parts of each operator; None is no bound.
+_PARTS: dict[str, tuple[int, int | None]] = {
     "not": (1, 1),
     "and": (2, None),
     "or": (2, None),
     "->": (2, 2),
     "<=>": (2, 2),
 }
+OPERATORS = tuple(_PARTS)
 _SYMMETRIC = ("and", "or", "<=>")
 
 
@@ -51,15 +53,15 @@ def read_statement(value: Any, people: int) -> Statement:
             if not 0 <= person < people:
                 raise UserError(f"{value!r} names person {person}; there are {people}, numbered from 0")
             return (kind, person)
-        case [str() as operator, *parts] if operator in PARTS:
-            fewest, most = PARTS[operator]
+        case [str() as operator, *parts] if operator in _PARTS:
+            fewest, most = _PARTS[operator]
             if len(parts) < fewest or (most is not None and len(parts) > most):
                 wanted = f"{fewest}" if most == fewest else f"{fewest} or more"
                 raise UserError(f"{value!r} has {len(parts)} parts; {operator!r} takes {wanted}")
             return (operator, *(read_statement(part, people) for part in parts))
     raise UserError(
         f"{value!r} is no statement; wanted one of {', '.join(map(repr, LEAVES))} with a person's number, or one of "
-        f"{', '.join(map(repr, PARTS))} with statements"
+        f"{', '.join(map(repr, _PARTS))} with statements"
     )
 
 
@@ -72,7 +74,8 @@ def evaluate(statement: Statement, solution: Sequence[bool]) -> bool:
     """
     kind, *parts = statement
     if kind in LEAVES:
-        return bool(solution[parts[0]]) == (kind == "telling-truth")
+        is_knight = bool(solution[parts[0]])
+        return is_knight if kind == "telling-truth" else not is_knight
     values = [evaluate(part, solution) for part in parts]
     match kind:
         case "not":
@@ -105,11 +108,10 @@ def solve(statements: Sequence[Any]) -> list[Solution]:
         >>> solve([("<=>", ("telling-truth", 0), ("telling-truth", 1)), ("lying", 0)])
         [(False, True)]
     """
-    puzzle = [read_statement(statement, len(statements)) for statement in statements]
-    people = len(puzzle)
-    knights, everything = _knight_bits(people)
+    knights, everything = _knight_bits(len(statements))
     left = everything
-    for person, statement in enumerate(puzzle):
+    for person, given in enumerate(statements):
+        statement = read_statement(given, len(statements))
         left &= everything ^ knights[person] ^ _truth_bits(statement, knights, everything)
     found = []
     while left:

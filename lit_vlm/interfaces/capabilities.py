@@ -1,11 +1,14 @@
 """What callbacks and DataModules may ask a LightningModule for, by protocol and never by class."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from lit_vlm.interfaces.records import Completion
 from lit_vlm.interfaces.roles import SampleEncoder
+
+COMPLETIONS = "completions"
+"""Where validation and test steps put their completions in what they return."""
 
 
 @runtime_checkable
@@ -37,6 +40,8 @@ class ServesTasks(Protocol):
 
 def completions_of(outputs: Any) -> Sequence[Completion]:
     """Reads the completions that a validation, test or predict step returned; empty where it returned none."""
+    if isinstance(outputs, Mapping):
+        outputs = outputs.get(COMPLETIONS)
     if isinstance(outputs, list) and all(isinstance(item, Completion) for item in outputs):
         return outputs
     return ()

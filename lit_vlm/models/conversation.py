@@ -29,9 +29,7 @@ class ConversationRenderer:
 
     def __init__(self, template_owner: Any, tokenizer: Any, media_tokens: Sequence[str]) -> None:
         if not getattr(template_owner, "chat_template", None):
-            raise UserError(
-                "this checkpoint has no chat template; add chat_template.jinja or choose an instruct model"
-            )
+            raise UserError("this checkpoint has no chat template; add chat_template.jinja or choose an instruct model")
         self._template_owner = template_owner
         self._end_of_turn = tokenizer.eos_token
         probe = self._render((Message("user", (TextPart("a"),)), Message("assistant", (TextPart("b"),))), False)

@@ -74,7 +74,7 @@ def use_segment_attention(model: PreTrainedModel) -> bool:
     """
     tower = getattr(getattr(model, "model", None), "visual", None)
     configuration = getattr(tower, "config", None)
-    if configuration is None or not any(hasattr(layer, "qkv") for layer in tower.modules()):
+    if tower is None or configuration is None or not any(hasattr(layer, "qkv") for layer in tower.modules()):
         return False
     if configuration._attn_implementation != "sdpa":
         return False

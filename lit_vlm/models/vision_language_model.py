@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,7 @@ class VisionLanguageModel(nn.Module):
         output = self.model.base_model(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **batch.visual
         )
-        return output.last_hidden_state
+        return cast(Tensor, output.last_hidden_state)
 
     def score(self, batch: PromptBatch, chunk_tokens: int = DEFAULT_CHUNK_TOKENS) -> TokenScores:
         """Scores the label tokens of a batch; no logits are made for any other position.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule
@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 
 from lit_vlm.evaluation.evaluation_metrics import EvaluationMetrics
-from lit_vlm.interfaces.capabilities import ServesTasks
+from lit_vlm.interfaces.capabilities import COMPLETIONS, ServesTasks
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import Completion, EvaluationBatch, PromptBatch
 from lit_vlm.interfaces.roles import Reward
@@ -96,13 +96,13 @@ class VLMModule(LightningModule):
         optimizer, scheduler = self.optimizer_settings.build(self.policy, total_optimizer_steps(self.trainer, batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def validation_step(self, batch: EvaluationBatch, batch_idx: int) -> list[Completion]:
-        """Scores and continues held-out samples."""
-        return self._evaluate(batch, "validation")
+    def validation_step(self, batch: EvaluationBatch, batch_idx: int) -> dict[str, Any]:
+        """Scores and continues held-out samples; callbacks find the completions under ``completions``."""
+        return {COMPLETIONS: self._evaluate(batch, "validation")}
 
-    def test_step(self, batch: EvaluationBatch, batch_idx: int) -> list[Completion]:
-        """Scores and continues held-out samples."""
-        return self._evaluate(batch, "test")
+    def test_step(self, batch: EvaluationBatch, batch_idx: int) -> dict[str, Any]:
+        """Scores and continues held-out samples; callbacks find the completions under ``completions``."""
+        return {COMPLETIONS: self._evaluate(batch, "test")}
 
     def predict_step(self, batch: EvaluationBatch, batch_idx: int) -> list[Completion]:
         """Continues samples and scores what was generated."""
@@ -164,8 +164,7 @@ class VLMModule(LightningModule):
         metrics.reset()
 
     def _metrics(self, stage: str) -> EvaluationMetrics:
-        metrics: Any = self.evaluation_metrics[stage]
-        return metrics
+        return cast(EvaluationMetrics, self.evaluation_metrics[stage])
 
     def _data(self) -> ServesTasks:
         data = getattr(self.trainer, "datamodule", None)

@@ -42,10 +42,10 @@ def describe_statement(statement: Statement, names: Sequence[str], roles: Roles 
         return _claim(statement, names, roles, "is")
     if kind == "not" and parts[0][0] in LEAVES:
         return _claim(parts[0], names, roles, "is not")
+    if kind == "not":
+        return f"not ({describe_statement(parts[0], names, roles)})"
     texts = [_as_part(part, names, roles) for part in parts]
     match kind:
-        case "not":
-            return f"not {texts[0]}"
         case "->":
             return f"if {texts[0]} then {texts[1]}"
         case "<=>":

@@ -171,7 +171,8 @@ import torch
 folder, devices, batch_size, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 model = test_sft.module(folder)
 options = dict(devices=devices, strategy="ddp") if devices > 1 else {{}}
-losses, weights = test_sft.fit(model, test_sft.data(model.encoder, batch_size=batch_size, train_size=32), steps=4, **options)
+dataset = test_sft.data(model.encoder, batch_size=batch_size, train_size=32)
+losses, weights = test_sft.fit(model, dataset, steps=4, **options)
 if model.global_rank == 0:
     torch.save((losses, weights), out)
 """

@@ -1,0 +1,45 @@
+# Every target sets up what it needs: a machine with Python 3.11 or later, make and git is enough.
+PYTHON ?= $(firstword $(foreach name,python3.12 python3.11 python3.13 python3,$(shell $(name) -c 'import sys; print("$(name)" if sys.version_info >= (3, 11) else "")' 2>/dev/null)))
+VENV := .venv
+RUN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help quickstart test lint types wheel clean links
+
+help:
+	@echo "make quickstart   install, then fine-tune the bundled model on real handwriting"
+	@echo "make test         install, then run the tests"
+	@echo "make lint types   check style and types"
+	@echo "make clean        remove what the other targets made"
+
+quickstart: $(READY)
+	$(RUN)/lit-vlm fit --config quickstart
+
+test: $(READY)
+	$(RUN)/python -m pytest
+
+lint: $(READY)
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+
+types: $(READY)
+	$(RUN)/mypy
+
+wheel: $(READY)
+	$(RUN)/python -m build --wheel --no-isolation
+
+# Tools that copy a tree may drop symbolic links; the package needs these two.
+links:
+	@[ -e lit_vlm/callbacks ] || ln -sfn ../callbacks lit_vlm/callbacks
+	@[ -e lit_vlm/recipes ] || ln -sfn ../recipes lit_vlm/recipes
+
+$(READY): pyproject.toml | links
+	@[ -n "$(PYTHON)" ] || { echo "lit-vlm needs Python 3.11 or later; name one with make PYTHON=..."; exit 2; }
+	@[ -x $(RUN)/python ] || $(PYTHON) -m venv $(VENV)
+	@$(RUN)/python -m pip install --quiet uv || echo "uv could not be installed; pip does its work, more slowly"
+	@if [ -x $(RUN)/uv ]; then $(RUN)/uv pip install --quiet --python $(RUN)/python --editable '.[dev]'; \
+	else $(RUN)/python -m pip install --quiet --editable '.[dev]'; fi
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
