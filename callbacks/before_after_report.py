@@ -1,63 +1,91 @@
-"""Tells at the end of a run what it changed: exact match before and after, and the same samples as pictures."""
+"""What training has changed, in figures and pictures, when it ends."""
 
 from __future__ import annotations
 
 import json
-import time
+import math
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
-from rich.console import Console
-from rich.table import Table
+from rich import get_console
 
-from lit_vlm.callbacks.contact_sheet import draw_contact_sheet
-from lit_vlm.callbacks.run_folder import run_folder
+from lit_vlm.callbacks.before_after_figures import Comparison, compare, comparison_table, read_figures
+from lit_vlm.callbacks.contact_sheet import draw_comparison_sheet
+from lit_vlm.callbacks.readable_numbers import compact_number, duration_text
+from lit_vlm.callbacks.run_folder import is_trial_run, run_folder
+from lit_vlm.callbacks.training_tally import TrainingTally
 from lit_vlm.interfaces.capabilities import completions_of
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.records import Completion
+from lit_vlm.interfaces.records import Completion, Verdict
 
-METRIC = "validation/exact_match"
+PREFIX = "validation/"
 
 
 class BeforeAfterReport(Callback):
     """Compares the validation before the first step with the last one.
 
-    The figures from before come from Lightning's sanity check, which must see the whole validation set
-    (``trainer.num_sanity_val_steps: -1``). Writes ``report.json`` and ``contact_sheet.png`` into the run's folder.
+    Prints a table with 95 % intervals, the time and speed of training and the next commands to try; writes all numbers
+    to ``report.json`` and the same held-out samples before and after to a picture, both in the run's folder. The
+    figures of "before" come from the sanity check, which must run over the whole set, and are kept over a resume.
+    Does nothing under ``trainer.fast_dev_run``.
 
     Args:
-        rows: Samples on the contact sheet, at least 1.
-        next_commands: Commands to suggest at the end.
+        metric: Share to compare, as validation logs it, without ``validation/``.
+        contact_sheet: File name of the picture.
+        rows: First held-out samples (of rank 0) that the picture shows.
+        next_commands: Printed at the end.
     """
 
-    def __init__(self, rows: int = 24, next_commands: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        metric: str = "exact_match",
+        contact_sheet: str = "contact_sheet.png",
+        rows: int = 24,
+        next_commands: Sequence[str] = (),
+    ) -> None:
         if rows < 1:
             raise UserError(f"BeforeAfterReport.rows is {rows}; give at least 1")
+        self.metric = metric
+        self.contact_sheet = contact_sheet
         self.rows = rows
         self.next_commands = tuple(next_commands)
-        self._figures: dict[str, dict[str, float]] = {}
-        self._completions: dict[str, list[Completion]] = {"before": [], "after": []}
-        self._tokens_per_second = 0.0
-        self._start = 0.0
+        self.tally = TrainingTally()
+        self._before: dict[str, Any] | None = None
+        self._after: dict[str, Any] | None = None
+        self._before_rows: dict[str, dict[str, Any]] = {}
+        self._rows: list[Completion] = []
+        self._folder = Path()
+        self._active = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Checks that there will be figures from before.
+        """Checks that there will be figures from before the first step.
 
         Raises:
-            UserError: The sanity check does not see the whole validation set.
+            UserError: The sanity check is partial, or there is no validation.
         """
-        if stage == "fit" and trainer.num_sanity_val_steps != float("inf"):
-            raise UserError("BeforeAfterReport needs the figures from before: set trainer.num_sanity_val_steps to -1")
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock."""
-        self._start = time.perf_counter()
+        self._active = stage == "fit" and not is_trial_run(trainer)
+        if not self._active:
+            return
+        self._folder = run_folder(trainer)
+        if not trainer.enable_validation:
+            raise UserError(
+                f"BeforeAfterReport needs validation, and there is none (trainer.limit_val_batches is "
+                f"{trainer.limit_val_batches}); turn it on or remove BeforeAfterReport from trainer.callbacks"
+            )
+        if trainer.num_sanity_val_steps != float("inf"):
+            raise UserError(
+                "BeforeAfterReport needs the whole validation set before the first step, but "
+                f"trainer.num_sanity_val_steps is {trainer.num_sanity_val_steps}; set it to -1"
+            )
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins a set of completions anew."""
-        self._completions[_moment(trainer)] = []
+        """Begins new rows; the clock of training stands."""
+        self.tally.pause()
+        self._rows = []
 
     def on_validation_batch_end(
         self,
@@ -68,78 +96,149 @@ class BeforeAfterReport(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keeps the first completions."""
-        kept = self._completions[_moment(trainer)]
-        kept += completions_of(outputs)[: self.rows - len(kept)]
+        """Keeps the first rows."""
+        if self._active and trainer.is_global_zero:
+            self._rows.extend(completions_of(outputs)[: self.rows - len(self._rows)])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keeps the figures."""
-        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self._tokens_per_second = figures.get("train/tokens_per_second", 0.0)
-        self._figures[_moment(trainer)] = {name: figures[name] for name in figures if name.startswith("validation/")}
+        """Keeps the figures, as those before training or as the last ones so far.
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prints the table and writes both files."""
-        if not trainer.is_global_zero or not {"before", "after"} <= self._figures.keys():
+        Raises:
+            UserError: The first validation did not log the metric.
+        """
+        self.tally.resume()
+        if not self._active:
             return
-        seconds = time.perf_counter() - self._start
-        folder = run_folder(trainer)
-        folder.mkdir(parents=True, exist_ok=True)
-        self._write(folder, seconds)
-        console = Console()
-        console.print(self.table())
-        console.print(f"{seconds:.0f} s of training and validation, {self._tokens_per_second:,.0f} tokens/s")
-        console.print(f"pictures: {folder / 'contact_sheet.png'}    figures: {folder / 'report.json'}", soft_wrap=True)
-        if self.next_commands:
-            console.print("\nTry next:")
-            for command in self.next_commands:
-                console.print(f"  {command}", soft_wrap=True, highlight=False)
-
-    def table(self) -> Table:
-        """Builds the comparison, overall and by task."""
-        total = int(self._figures["after"].get(f"{METRIC}_total", 0))
-        table = Table(title=f"Exact match on {total} held-out questions (95 % intervals)")
-        for column in ("task", "before", "after", "gain"):
-            table.add_column(column, justify="left" if column == "task" else "right")
-        for name in [METRIC, *self._tasks()]:
-            task = "all" if name == METRIC else name.removeprefix(f"{METRIC}/")
-            gain = self._figures["after"][name] - self._figures["before"][name]
-            mark = "intervals apart" if self.intervals_apart(name) else "intervals overlap"
-            style = "bold" if name == METRIC else None
-            cells = (self._cell("before", name), self._cell("after", name), f"{100 * gain:+.1f} points, {mark}")
-            table.add_row(task, *cells, style=style, end_section=name == METRIC)
-        return table
-
-    def intervals_apart(self, name: str = METRIC) -> bool:
-        """Says whether the interval after training lies wholly above or below the one before."""
-        before, after = self._figures["before"], self._figures["after"]
-        return after[f"{name}_low"] > before[f"{name}_high"] or after[f"{name}_high"] < before[f"{name}_low"]
-
-    def _tasks(self) -> list[str]:
-        endings = ("_low", "_high", "_total")
-        tasks = [
-            name for name in self._figures["after"] if name.startswith(f"{METRIC}/") and not name.endswith(endings)
-        ]
-        return [name for name in tasks if name in self._figures["before"]]
-
-    def _cell(self, moment: str, name: str) -> str:
-        figures = self._figures[moment]
-        low, high = figures[f"{name}_low"], figures[f"{name}_high"]
-        return f"{100 * figures[name]:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
-
-    def _write(self, folder: Path, seconds: float) -> None:
-        report = {
-            **self._figures,
-            "gain": self._figures["after"][METRIC] - self._figures["before"][METRIC],
-            "intervals_apart": self.intervals_apart(),
-            "seconds": seconds,
-            "tokens_per_second": self._tokens_per_second,
+        metrics = {
+            name.removeprefix(PREFIX): float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith(PREFIX)
         }
-        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        pairs = zip(self._completions["before"], self._completions["after"], strict=False)
-        sheet = draw_contact_sheet([[("before: ", before), ("after: ", after)] for before, after in pairs])
-        sheet.save(folder / "contact_sheet.png")
+        figures = {"step": trainer.global_step, "metrics": metrics}
+        if not trainer.sanity_checking:
+            self._after = figures
+            return
+        if self.metric not in metrics:
+            raise UserError(
+                f"BeforeAfterReport.metric is {self.metric!r}, which validation does not log; choose one of "
+                f"{sorted(metrics)}"
+            )
+        self._before = figures
+        self._before_rows = {completion.sample.id: _outcome(completion) for completion in self._rows}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self.tally.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts the batch."""
+        self.tally.add(batch)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes and prints the report."""
+        self.tally.stop()
+        if not self._active:
+            return
+        tokens, samples = (
+            int(trainer.strategy.reduce(torch.as_tensor(count, device=pl_module.device), reduce_op="sum"))
+            for count in (self.tally.tokens, self.tally.samples)
+        )
+        if not trainer.is_global_zero:
+            return
+        comparisons = compare(self._figures(self._before), self._figures(self._after))
+        speed = tokens / self.tally.seconds if self.tally.seconds else 0.0
+        record = {
+            "metric": self.metric,
+            "steps": trainer.global_step,
+            "training_seconds": self.tally.seconds,
+            "validation_seconds": self.tally.validation_seconds,
+            "tokens": tokens,
+            "samples": samples,
+            "tokens_per_second": speed,
+            "ranks": trainer.world_size,
+            "comparison": {comparison.name: comparison.to_json() for comparison in comparisons},
+            "before": _strict(self._before),
+            "after": _strict(self._after),
+        }
+        self._folder.mkdir(parents=True, exist_ok=True)
+        report = self._folder / "report.json"
+        report.write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        picture = self._draw(trainer.global_step)
+        self._print(trainer.global_step, comparisons, speed, [("report", report), ("before | after", picture)])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the figures so far, the completions from before training, and what training took."""
+        return {
+            "before": self._before,
+            "before_rows": self._before_rows,
+            "after": self._after,
+            "tally": self.tally.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues the report of an earlier run, whose sanity check is not repeated."""
+        self._before = state_dict["before"]
+        self._before_rows = state_dict["before_rows"]
+        self._after = state_dict["after"]
+        self.tally.load_state_dict(state_dict["tally"])
+
+    def _figures(self, measured: dict[str, Any] | None) -> dict[str, Any]:
+        return {} if measured is None else read_figures(measured["metrics"], self.metric)
+
+    def _draw(self, steps: int) -> Path | None:
+        if self._after is None or not self._rows:
+            return None
+        pairs = [(_recall(self._before_rows.get(after.sample.id), after), after) for after in self._rows]
+        path = self._folder / self.contact_sheet
+        title = f"The same {len(pairs)} held-out samples before training and after {steps} steps"
+        draw_comparison_sheet(pairs, title=title).save(path)
+        return path
+
+    def _print(
+        self, steps: int, comparisons: Sequence[Comparison], speed: float, files: Sequence[tuple[str, Path | None]]
+    ) -> None:
+        lines = []
+        if self._before is None:
+            lines.append("nothing is known from before training: the run resumed a checkpoint without such a report")
+        if self._after is None:
+            lines.append(
+                f"no validation ran in these {steps} steps, so there is nothing to compare with; "
+                "lower trainer.val_check_interval"
+            )
+        elif self._after["step"] != steps:
+            lines.append(f'"after" was measured at step {self._after["step"]} of {steps}')
+        lines.append(
+            f"trained {steps} steps in {duration_text(self.tally.seconds)} at {compact_number(speed)} tokens/s, "
+            f"and validated for {duration_text(self.tally.validation_seconds)}"
+        )
+        lines.extend(f"{name}: {path}" for name, path in files if path is not None)
+        if self.next_commands:
+            lines.extend(["next:", *(f"  {command}" for command in self.next_commands)])
+        console = get_console()
+        title = f"Held-out {self.metric.replace('_', ' ')} before and after training, with 95 % intervals"
+        console.print(comparison_table(comparisons, title))
+        # As they are: a wrapped path or command could not be copied.
+        console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
 
 
-def _moment(trainer: Trainer) -> str:
-    return "before" if trainer.sanity_checking else "after"
+def _outcome(completion: Completion) -> dict[str, Any]:
+    """Keeps of a completion what a checkpoint may hold: no image."""
+    return {"text": completion.text, "verdict": None if completion.verdict is None else asdict(completion.verdict)}
+
+
+def _strict(measured: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Writes what strict JSON lacks, as the perplexity of a diverged run, as null."""
+    if measured is None:
+        return None
+    metrics = {name: value if math.isfinite(value) else None for name, value in measured["metrics"].items()}
+    return {**measured, "metrics": metrics}
+
+
+def _recall(outcome: dict[str, Any] | None, after: Completion) -> Completion | None:
+    """Builds the completion from before, of the same sample as the one after."""
+    if outcome is None:
+        return None
+    verdict = None if outcome["verdict"] is None else Verdict(**outcome["verdict"])
+    return replace(after, text=outcome["text"], verdict=verdict)

@@ -1,4 +1,4 @@
-"""Writes the trained model for the rest of the world."""
+"""The trained model as a folder that other programs load."""
 
 from __future__ import annotations
 
@@ -7,46 +7,61 @@ from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
 
-from lit_vlm.callbacks.run_folder import run_folder
+from lit_vlm.callbacks.run_folder import is_trial_run, run_folder
 from lit_vlm.interfaces.capabilities import Exportable
 from lit_vlm.interfaces.errors import UserError
 
 
 class ExportModel(Callback):
-    """Writes a Hugging Face folder when training ends: whole, or not at all.
+    """Writes the model as a Hugging Face folder when training ends.
+
+    The folder appears complete or not at all: the model is written beside it and renamed. A run that fails or is
+    stopped by hand exports nothing, nor does ``trainer.fast_dev_run``.
 
     Args:
-        folder: Where to write; ``model`` in the run's folder by default. It must not exist yet.
+        folder: Where to write; by default ``model`` in the run's folder. It must not exist yet.
     """
 
     def __init__(self, folder: str | None = None) -> None:
         self.folder = folder
+        self._target: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Checks before any step that there will be something to write and a place for it.
+        """Checks that the module can export and that nothing would be overwritten.
 
         Raises:
-            UserError: The module cannot be exported, or the folder exists.
+            UserError: The module is not ``Exportable``, or the folder exists.
         """
+        if stage != "fit" or is_trial_run(trainer):
+            return
         if not isinstance(pl_module, Exportable):
-            raise UserError(f"ExportModel needs a module that can be exported; {type(pl_module).__name__} cannot")
-        if stage == "fit" and self._target(trainer).exists():
-            raise UserError(f"ExportModel.folder: {self._target(trainer)} exists; name another folder")
+            raise UserError(
+                f"ExportModel needs a model with a method export(folder); {type(pl_module).__name__} has none: "
+                "remove ExportModel from trainer.callbacks"
+            )
+        folder = run_folder(trainer)
+        self._target = Path(self.folder) if self.folder is not None else folder / "model"
+        if self._target.exists():
+            raise UserError(
+                f"ExportModel would overwrite {str(self._target)!r}; give another ExportModel.folder or move it away"
+            )
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes beside the target and renames."""
-        target = self._target(trainer)
-        partial = target.with_name(f".{target.name}.partial")
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Exports on every rank, since the module may have to gather its weights; rank 0 puts the folder in place.
+
+        This runs at the end of training and not of ``fit``, when the strategy has already let go of the model.
+        """
+        if self._target is None or not isinstance(pl_module, Exportable):
+            return
+        partial = self._target.with_name(f".{self._target.name}.partial")
         if trainer.is_global_zero:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-        trainer.strategy.barrier("export")
-        if isinstance(pl_module, Exportable):
-            pl_module.export(partial)
-        trainer.strategy.barrier("exported")
+        trainer.strategy.barrier("export_model_begin")
+        pl_module.export(partial)
+        trainer.strategy.barrier("export_model_end")
         if trainer.is_global_zero:
-            partial.rename(target)
-            print(f"model written to {target}")
-
-    def _target(self, trainer: Trainer) -> Path:
-        return Path(self.folder) if self.folder is not None else run_folder(trainer) / "model"
+            partial.rename(self._target)
+            print(f"exported the model to {self._target}", flush=True)
+        # Nobody goes on before the folder is there.
+        trainer.strategy.barrier("export_model_renamed")

@@ -1,7 +1,8 @@
-"""The progress bar: loss, tokens a second, exact match."""
+"""How far a run is: a live bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import Any
@@ -9,83 +10,157 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
-SHOWN = {
-    "train/loss": "loss",
-    "train/tokens_per_second": "tokens/s",
-    "validation/exact_match": "exact match",
-}
+from lit_vlm.callbacks.readable_numbers import bounds_text, compact_number, duration_text, percent_text
+from lit_vlm.interfaces.errors import UserError
 
-
-def readable(figure: float) -> str:
-    """Writes a figure briefly.
-
-    Example:
-        >>> readable(0.123456), readable(12345.6)
-        ('0.123', '12,346')
-    """
-    return f"{figure:,.0f}" if abs(figure) >= 1000 else f"{figure:.3f}"
+LOSS = "train/loss"
+SPEED = "train/tokens_per_second"
+SCORE = "validation/exact_match"
+SECONDS_BETWEEN_READINGS = 0.25
 
 
 class Progress(RichProgressBar):
-    """Shows loss, tokens a second and the last exact match; where nobody watches, prints a plain line now and then.
+    """Shows loss, tokens per second and the last exact match beside the bar.
+
+    Where standard output is not a terminal it prints a line every few optimizer steps instead, without control
+    characters: step, loss, tokens per second, learning rate, time left; and one after each validation.
 
     Args:
-        every_n_steps: Optimizer steps between plain lines, where the output is no terminal.
+        every_n_steps: Optimizer steps between plain lines.
+        plain: Prints plain lines (true) or draws the bar (false) whatever standard output is.
+        refresh_rate: Redraws of the bar a second.
+        console_kwargs: Settings of the bar's ``rich.console.Console``.
     """
 
-    def __init__(self, every_n_steps: int = 50) -> None:
-        super().__init__(leave=True)
+    def __init__(
+        self,
+        every_n_steps: int = 20,
+        plain: bool | None = None,
+        refresh_rate: int = 10,
+        console_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        if every_n_steps < 1:
+            raise UserError(f"Progress.every_n_steps is {every_n_steps}; give at least 1")
+        super().__init__(refresh_rate=refresh_rate, console_kwargs=console_kwargs)
         self.every_n_steps = every_n_steps
-        self.plain = not sys.stdout.isatty()
-        self._start = 0.0
-        self._first_step = 0
+        self.plain = plain
+        self._lines = False
+        self._score: float | None = None
+        self._shown: dict[str, int | str | float | dict[str, float]] = {}
+        self._next_reading = 0.0
+        self._first_step = self._last_step = 0
+        self._started = 0.0
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether the live bar is drawn, on this rank."""
+        return super().is_enabled and not self._lines
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Chooses between the bar and plain lines."""
+        """Chooses between the bar and lines."""
         super().setup(trainer, pl_module, stage)
-        if self.plain:
-            self.disable()
+        self._lines = not sys.stdout.isatty() if self.plain is None else self.plain
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes when and where the run began."""
+        """Begins to measure the time that is left."""
         super().on_train_start(trainer, pl_module)
-        self._start, self._first_step = time.perf_counter(), trainer.global_step
+        self._first_step = self._last_step = trainer.global_step
+        self._started = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Moves the bar, or prints a plain line."""
+        """Moves the bar, or prints a line at the first, every n-th and last optimizer step."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if self.plain and trainer.is_global_zero and stepped and trainer.global_step % self.every_n_steps == 0:
-            print(self.plain_line(trainer), flush=True)
+        step = trainer.global_step
+        if step == self._last_step:
+            return
+        self._last_step = step
+        total = total_steps(trainer)
+        if step % self.every_n_steps == 0 or step in (self._first_step + 1, total):
+            self._print_line(self._step_line(trainer, step, total))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remembers exact match, or prints a line with the figures."""
+        metrics = trainer.callback_metrics
+        if SCORE in metrics:
+            self._score = float(metrics[SCORE])
+        self._next_reading = 0.0
+        super().on_validation_end(trainer, pl_module)
+        figures = []
+        if "validation/loss" in metrics:
+            figures.append(f"loss {float(metrics['validation/loss']):.4f}")
+        if SCORE in metrics:
+            low, high = metrics.get(f"{SCORE}_low"), metrics.get(f"{SCORE}_high")
+            interval = "" if low is None or high is None else f" ({bounds_text(float(low), float(high))})"
+            figures.append(f"exact match {percent_text(float(metrics[SCORE]))}{interval}")
+        if figures:
+            self._print_line(" | ".join([f"validation at step {trainer.global_step}", *figures]))
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """Names the figures shortly and leaves out the rest."""
-        figures = trainer.progress_bar_metrics
-        return {short: readable(figures[name]) for name, short in SHOWN.items() if name in figures}
+        """Returns what stands beside the bar, formatted.
 
-    def plain_line(self, trainer: Trainer) -> str:
-        """Describes the state of a run in one line."""
-        figures = trainer.callback_metrics
-        parts = [f"step {trainer.global_step}"]
-        parts += [f"{short} {readable(float(figures[name]))}" for name, short in SHOWN.items() if name in figures]
-        if "train/learning_rate" in figures:
-            parts.append(f"learning rate {float(figures['train/learning_rate']):.2e}")
-        if (left := self._seconds_left(trainer)) is not None:
-            parts.append(f"{left / 60:.1f} min left")
+        It is read a few times a second only, as each reading waits for the GPU.
+        """
+        now = time.monotonic()
+        if now >= self._next_reading:
+            self._next_reading = now + SECONDS_BETWEEN_READINGS
+            self._shown = self._read(trainer)
+        return self._shown
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the last exact match."""
+        return {"exact_match": self._score}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Shows the last exact match of an earlier run until there is a newer one."""
+        self._score = state_dict["exact_match"]
+
+    def _read(self, trainer: Trainer) -> dict[str, int | str | float | dict[str, float]]:
+        metrics = trainer.callback_metrics
+        shown: dict[str, int | str | float | dict[str, float]] = {}
+        if LOSS in metrics:
+            shown["loss"] = f"{float(metrics[LOSS]):.4f}"
+        if SPEED in metrics:
+            shown["tokens/s"] = compact_number(float(metrics[SPEED]))
+        if self._score is not None:
+            shown["exact match"] = percent_text(self._score)
+        for name, value in trainer.progress_bar_metrics.items():
+            if name not in (LOSS, SPEED, SCORE) and not isinstance(value, dict):
+                shown[name.removeprefix("train/").replace("_", " ")] = f"{float(value):.4g}"
+        return shown
+
+    def _step_line(self, trainer: Trainer, step: int, total: int | None) -> str:
+        metrics = trainer.callback_metrics
+        parts = [f"step {step}" if total is None else f"step {step}/{total}"]
+        if LOSS in metrics:
+            parts.append(f"loss {float(metrics[LOSS]):.4f}")
+        if SPEED in metrics:
+            parts.append(f"{compact_number(float(metrics[SPEED]))} tokens/s")
+        if trainer.optimizers:
+            parts.append(f"learning rate {trainer.optimizers[0].param_groups[0]['lr']:.2e}")
+        if self._score is not None:
+            parts.append(f"exact match {percent_text(self._score)}")
+        if total is not None and total >= step:
+            seconds = (time.monotonic() - self._started) / (step - self._first_step) * (total - step)
+            parts.append(f"{duration_text(seconds)} left")
         return " | ".join(parts)
 
-    def _seconds_left(self, trainer: Trainer) -> float | None:
-        ends = []
-        if trainer.max_steps > 0:
-            ends.append(trainer.max_steps)
-        if trainer.max_epochs is not None and trainer.max_epochs > 0 and isinstance(trainer.num_training_batches, int):
-            per_epoch = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
-            ends.append(trainer.max_epochs * per_epoch)
-        done = trainer.global_step - self._first_step
-        if not ends or done < 1:
-            return None
-        return (min(ends) - trainer.global_step) * (time.perf_counter() - self._start) / done
+    def _print_line(self, line: str) -> None:
+        # The base class disables the bar of every rank but the first.
+        if self._lines and self._enabled:
+            print(line, flush=True)
+
+
+def total_steps(trainer: Trainer) -> int | None:
+    """Counts the optimizer steps of a whole run; None where it has no end in steps.
+
+    ``trainer.estimated_stepping_batches`` would do, but reading it breaks resuming in mid-epoch (Lightning #20550).
+    """
+    ends = [] if trainer.max_steps == -1 else [trainer.max_steps]
+    batches = trainer.num_training_batches
+    if trainer.max_epochs not in (None, -1) and math.isfinite(batches):
+        ends.append(trainer.max_epochs * math.ceil(batches / trainer.accumulate_grad_batches))
+    return min(ends, default=None)

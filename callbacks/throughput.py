@@ -1,70 +1,82 @@
-"""Tokens and samples a second."""
+"""How fast training goes."""
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from lit_vlm.callbacks.training_tally import TrainingTally, TrainingTotals
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.records import PromptBatch
 
 
 class Throughput(Callback):
-    """Logs ``train/tokens_per_second`` and ``train/samples_per_second`` over the latest steps.
+    """Logs ``train/tokens_per_second`` and ``train/samples_per_second`` over the last optimizer steps.
 
-    Tokens are those that the model reads, image tokens included and padding left out. Ranks are taken to be alike: this
-    rank's rate is multiplied by their number. Time spent in validation does not count.
+    Tokens are those that count, prompts included. The rates are summed over ranks; waiting for data counts as time,
+    validation does not. Batches without an attention mask of their own kind (``PromptBatch``) give rates of 0. Totals
+    are kept over a resume, the window begins anew.
 
     Args:
-        window: Batches that the rate is a mean of, at least 1.
+        window: Optimizer steps that a rate is a mean of.
     """
 
     def __init__(self, window: int = 20) -> None:
         if window < 1:
-            raise UserError(f"Throughput.window is {window}; give at least 1")
+            raise UserError(f"Throughput.window is {window}; give at least 1 optimizer step")
         self.window = window
-        self.total_tokens = 0
-        self.training_seconds = 0.0
-        self._recent: deque[tuple[float, int, int]] = deque(maxlen=window)
-        self._since = 0.0
-        self._validation_start = 0.0
+        self.tally = TrainingTally()
+        self._marks: deque[TrainingTotals] = deque(maxlen=window + 1)
+        self._last_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock."""
-        self._since = time.perf_counter()
+        """Starts the clock and the window."""
+        self._marks.clear()
+        self._marks.append(self.tally.totals)
+        self._last_step = trainer.global_step
+        self.tally.start()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops the clock."""
-        self._validation_start = time.perf_counter()
+        """Stops counting time as training."""
+        self.tally.pause()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lets the clock go on."""
-        self._since += time.perf_counter() - self._validation_start
+        """Counts time as training again."""
+        self.tally.resume()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts a batch."""
-        if not isinstance(batch, PromptBatch):
+        """Counts the batch, and logs the rates where it completed an optimizer step."""
+        self.tally.add(batch)
+        if trainer.global_step == self._last_step:
             return
-        now = time.perf_counter()
-        tokens = int(batch.attention_mask.sum())
-        self._recent.append((now - self._since, tokens * trainer.world_size, len(batch) * trainer.world_size))
-        self.training_seconds += now - self._since
-        self.total_tokens += tokens * trainer.world_size
-        self._since = now
-        seconds, token_count, samples = (sum(column) for column in zip(*self._recent, strict=True))
-        pl_module.log("train/tokens_per_second", token_count / seconds, prog_bar=True)
-        pl_module.log("train/samples_per_second", samples / seconds)
+        self._last_step = trainer.global_step
+        self._marks.append(self.tally.totals)
+        first, last = self._marks[0], self._marks[-1]
+        # A coarse clock may show no time at all; skipping the log on one rank would leave the others waiting.
+        seconds = max(last.seconds - first.seconds, 1e-9)
+        tokens = last.tokens - first.tokens.to(last.tokens.device)
+        for name, rate in (("tokens", tokens / seconds), ("samples", (last.samples - first.samples) / seconds)):
+            pl_module.log(
+                f"train/{name}_per_second",
+                rate,
+                on_step=True,
+                on_epoch=False,
+                sync_dist=True,
+                reduce_fx="sum",
+                batch_size=1,
+            )
 
-    def state_dict(self) -> dict[str, float]:
-        """Keeps the totals of the run."""
-        return {"total_tokens": self.total_tokens, "training_seconds": self.training_seconds}
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock."""
+        self.tally.stop()
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """Goes on from the totals of the run."""
-        self.total_tokens = int(state["total_tokens"])
-        self.training_seconds = state["training_seconds"]
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the totals of this rank."""
+        return {"tally": self.tally.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues the totals of an earlier run."""
+        self.tally.load_state_dict(state_dict["tally"])

@@ -3,7 +3,9 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from lit_vlm.data.embedded import EmbeddedDataModule
 from lit_vlm.functional.knights_and_knaves import (
     Puzzle,
     Solution,
@@ -17,7 +19,7 @@ from lit_vlm.functional.knights_and_knaves_sampling import check_sizes, sample_p
 from lit_vlm.functional.random_streams import random_stream, stream_seed
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import Answer, Sample, SampleMeta, Split, assistant_message, user_message
-from lit_vlm.interfaces.roles import TaskGenerator
+from lit_vlm.interfaces.roles import SampleEncoder, TaskGenerator
 from lit_vlm.parsing.knights_and_knaves import KNIGHT_AND_KNAVE, Roles, describe_puzzle, describe_solution
 from lit_vlm.parsing.knights_and_knaves_thought import derive
 
@@ -135,7 +137,8 @@ class KnightsAndKnavesGenerator(TaskGenerator):
             UserError: There is no such perturbation, or the sample is of another source.
 
         Source:
-            Xie et al. (2024), section 2.2. That twins are held out is ours: theirs are not looked up in training.
+            Xie et al., On Memorization of Large Language Models in Logical Reasoning (2024), section 2. That twins are
+            held out by construction is ours, and makes leaf twins rarer: two to four puzzles in ten of 2 or 3 people.
         """
         _check_perturbation(kind)
         if sample.meta.source != self.name:
@@ -241,3 +244,31 @@ _WORDINGS: dict[str, Callable[[_Riddle, random.Random], _Riddle]] = {
     "uncommon_name": _with_uncommon_names,
     "reorder_statement": _with_reordered_statements,
 }
+
+
+class KnightsAndKnaves(EmbeddedDataModule):
+    """Serves puzzles of knights, who tell the truth, and knaves, who lie; text only.
+
+    Args:
+        encoder: Encodes for the model; the command line fills it in from ``model``.
+        people: How many people there are, 2 to 8, drawn uniformly: the difficulty.
+        depth: Most levels of a statement, at least 2.
+        width: Most parts of "and" and "or", from 2 to one below twice the fewest people.
+        perturbation: Asks twins in place of puzzles, see ``KnightsAndKnavesGenerator``.
+        seed: Names the data set.
+        options: Sizes, batch sizes and workers, see ``EmbeddedDataModule``.
+    """
+
+    def __init__(
+        self,
+        encoder: SampleEncoder | None = None,
+        *,
+        people: Sequence[int] = (2,),
+        depth: int = 2,
+        width: int = 2,
+        perturbation: str | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        generator = KnightsAndKnavesGenerator(seed, tuple(people), depth, width, perturbation)
+        super().__init__([generator], encoder, **options)

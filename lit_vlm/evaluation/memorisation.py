@@ -39,7 +39,7 @@ class LiMem(Metric):
         0.5
 
     Source:
-        Xie et al., On Memorization of Large Language Models in Logical Reasoning (2024), equation 1. What to do with
+        Xie et al., On Memorization of Large Language Models in Logical Reasoning (2024), section 2. What to do with
         puzzles without a twin, and where nothing is solved, is ours.
     """
 

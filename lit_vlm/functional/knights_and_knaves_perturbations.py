@@ -4,8 +4,8 @@ Who solved a puzzle by reasoning solves its twin too; who remembers it does not.
 roles) are left to ``lit_vlm.data.knights_and_knaves``.
 
 Source:
-    Xie et al., On Memorization of Large Language Models in Logical Reasoning (2024), section 2.2. Where their code
-    keeps a puzzle whose changed leaf repeats its neighbour, we draw again: no drawn puzzle says "A and A".
+    Xie et al., On Memorization of Large Language Models in Logical Reasoning (2024), section 2, and released
+    generator. That a changed leaf may not repeat its neighbour ("A and A") is ours.
 """
 
 import random

@@ -127,7 +127,8 @@ def agrees_as_published(
         roles: Words for the roles.
 
     Source:
-        Xie et al. (2024), released code. There "if" also counts inside a word; we look for the word, in any case.
+        Xie et al., On Memorization of Large Language Models in Logical Reasoning (2024), released evaluation. We look
+        for "if" as a word in any case, so that a name may hold these letters.
     """
     parts = _CONCLUSION.split(response, maxsplit=1)
     if len(parts) == 1 and any(f"({number})" not in response for number in range(1, len(names) + 1)):

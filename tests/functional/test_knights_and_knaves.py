@@ -71,7 +71,7 @@ def test_the_solutions_are_those_of_a_plain_search():
 
 
 def test_eight_people_are_solved():
-    # Everyone says "the first is a knight, and I am": all are like the first; "the first is a knave" breaks the tie.
+    # Seven say "the first is a knight" and so are like the first; the eighth says the contrary and is unlike.
     puzzle = [*[A_KNIGHT] * 7, A_KNAVE]
     assert solve(puzzle) == [(True,) * 7 + (False,), (False,) * 7 + (True,)]
 

@@ -1,0 +1,82 @@
+"""Every recipe that ships runs: parsed and built as the command line does, then two steps on the bundled model."""
+
+import logging
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lit_vlm.cli import main
+from lit_vlm.command_line.training import CommandLine
+
+FOLDER = Path(__file__).parent.parent / "recipes"
+RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if "about" in yaml.safe_load(path.read_text(encoding="utf-8")))
+
+# What makes any recipe small; nothing here changes which parts it is made of.
+SMALL = {
+    "model.backbone.checkpoint": "tiny",
+    "model.generation.max_new_tokens": 4,
+    "data.batch_size": 2,
+    "data.evaluation_batch_size": 2,
+    "data.num_workers": 0,
+    "trainer.max_steps": 2,
+    "trainer.accumulate_grad_batches": 1,
+    "trainer.val_check_interval": 2,
+    "trainer.limit_val_batches": 1,
+    "trainer.num_sanity_val_steps": 1,
+    "trainer.accelerator": "cpu",
+    "trainer.devices": 1,
+    "trainer.strategy": "auto",
+    "trainer.precision": "32-true",
+    "trainer.enable_progress_bar": "false",
+    "trainer.enable_model_summary": "false",
+}
+OPTIONS = [f"--{name}={value}" for name, value in SMALL.items()]
+
+
+def name_of(path):
+    return path.relative_to(FOLDER).with_suffix("").as_posix()
+
+
+@pytest.fixture
+def finished(monkeypatch, tmp_path):
+    """The Trainers of the fits that came to their end, in a working folder of the test's own."""
+    trainers = []
+    monkeypatch.setattr(CommandLine, "after_fit", lambda self: trainers.append(self.trainer), raising=False)
+    # Lightning warns where the process has arguments beside those that are handed in.
+    monkeypatch.setattr(sys, "argv", ["lit-vlm"])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    monkeypatch.setattr(logger, "filters", [*logger.filters])
+    monkeypatch.chdir(tmp_path)
+    return trainers
+
+
+def test_there_are_recipes():
+    assert len(RECIPES) >= 2
+    assert "quickstart" in map(name_of, RECIPES)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
+def test_a_recipe_takes_two_steps(recipe, finished, tmp_path, capsys):
+    status = main(["fit", "--config", str(recipe), *OPTIONS])
+    assert status == 0, capsys.readouterr().err
+    (trainer,) = finished
+    assert trainer.global_step == 2
+    losses = [float(value) for name, value in trainer.callback_metrics.items() if name.startswith("train/loss")]
+    assert losses
+    assert all(map(math.isfinite, losses))
+    (saved,) = tmp_path.rglob("config.yaml")
+    about = yaml.safe_load(recipe.read_text(encoding="utf-8"))["about"]
+    assert yaml.safe_load(saved.read_text(encoding="utf-8"))["about"] == about
+
+
+def test_a_recipe_that_names_an_unknown_part_does_not_run(finished, tmp_path, capsys):
+    broken = yaml.safe_load((FOLDER / "quickstart.yaml").read_text(encoding="utf-8"))
+    broken["model"]["class_path"] = "lit_vlm.paradigms.sft.SFTModul"
+    (tmp_path / "broken.yaml").write_text(yaml.safe_dump(broken), encoding="utf-8")
+    assert main(["fit", "--config", "broken.yaml", *OPTIONS]) == 2
+    assert "SFTModul" in capsys.readouterr().err
+    assert finished == []
