@@ -23,7 +23,7 @@ INK: Colour = (28, 33, 40)
 MUTED: Colour = (101, 109, 118)
 RIGHT: Colour = (26, 127, 55)
 WRONG: Colour = (196, 32, 44)
-UNJUDGED: Colour = (101, 109, 118)
+UNJUDGED: Colour = (87, 96, 106)
 
 CARD_WIDTH = 400
 """Pixels of a card with one completion."""

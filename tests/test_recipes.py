@@ -25,7 +25,6 @@ SMALL = {
     "trainer.accumulate_grad_batches": 1,
     "trainer.val_check_interval": 2,
     "trainer.limit_val_batches": 1,
-    "trainer.num_sanity_val_steps": 1,
     "trainer.accelerator": "cpu",
     "trainer.devices": 1,
     "trainer.strategy": "auto",

@@ -1,0 +1,108 @@
+import io
+import re
+from types import SimpleNamespace
+
+import pytest
+import rich
+from rich.console import Console
+
+from lit_vlm.callbacks.progress import Progress, total_steps
+from lit_vlm.callbacks.throughput import Throughput
+from lit_vlm.interfaces.errors import UserError
+
+
+def test_elsewhere_than_in_a_terminal_plain_lines_are_printed(fit, capsys):
+    fit(Throughput(), Progress(every_n_steps=2), num_sanity_val_steps=-1)
+    printed = capsys.readouterr().out
+    lines = [line for line in printed.splitlines() if line.startswith(("step", "validation"))]
+    assert [line.split(" | ")[0] for line in lines] == [
+        "validation at step 0",
+        "step 1/4",
+        "step 2/4",
+        "step 4/4",
+        "validation at step 4",
+    ]
+    # The weight is 1 at first, so the first loss is 1; the learning rate is 0.01; nothing was right before.
+    pattern = r"step 1/4 \| loss 1\.0000 \| \S+ tokens/s \| learning rate 1\.00e-02 \| exact match 0\.0 % \| \d+ s left"
+    assert re.fullmatch(pattern, lines[1])
+    assert lines[4] == "validation at step 4 | loss 1.5000 | exact match 66.7 % (56.7 to 76.7)"
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", printed)
+
+
+def test_in_a_terminal_the_bar_shows_loss_speed_and_score(fit):
+    screen = io.StringIO()
+    settings = {"force_terminal": True, "file": screen, "width": 160, "color_system": None}
+    progress = Progress(plain=False, console_kwargs=settings)
+    before = rich.get_console().__dict__.copy()
+    try:
+        fit(Throughput(), progress)
+    finally:
+        rich.get_console().__dict__.clear()
+        rich.get_console().__dict__.update(before)
+    assert "loss: " in screen.getvalue()
+    assert set(progress._read(progress.trainer)) == {"loss", "tokens/s", "exact match"}
+    assert progress._read(progress.trainer)["exact match"] == "66.7 %"
+
+
+def test_what_stands_beside_the_bar_is_read_a_few_times_a_second(monkeypatch):
+    progress = Progress()
+    reads = []
+    monkeypatch.setattr(progress, "_read", lambda trainer: reads.append(1) or {"loss": "1"})
+    clock = SimpleNamespace(now=50.0)
+    monkeypatch.setattr("lit_vlm.callbacks.progress.time.monotonic", lambda: clock.now)
+    for _ in range(10):
+        assert progress.get_metrics(None, None) == {"loss": "1"}
+        clock.now += 0.05
+    # Ten readings within 0.45 s, a new one each 0.25 s: at 0 and at 0.25.
+    assert len(reads) == 2
+
+
+def test_other_figures_for_the_bar_are_shown_under_plain_names():
+    metrics = {"train/kl_weight": 0.125, "train/loss": 2.0}
+    trainer = SimpleNamespace(callback_metrics=metrics, progress_bar_metrics=metrics)
+    assert Progress()._read(trainer) == {"loss": "2.0000", "kl weight": "0.125"}
+
+
+def test_only_the_first_rank_prints(capsys):
+    progress = Progress(plain=True)
+    trainer = SimpleNamespace(is_global_zero=False, callback_metrics={"validation/loss": 1.0}, global_step=1)
+    trainer.state = SimpleNamespace(fn="fit")
+    progress.setup(trainer, None, "fit")
+    progress.on_validation_end(trainer, None)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_last_score_is_kept_over_a_resume():
+    progress = Progress()
+    progress.load_state_dict({"exact_match": 0.5})
+    assert progress.state_dict() == {"exact_match": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"max_epochs": 2}, 20),
+        ({"max_epochs": 2, "accumulate_grad_batches": 4}, 6),  # an epoch ends with a short step
+        ({"max_steps": 7}, 7),
+        ({"max_epochs": 1, "max_steps": 50}, 10),
+        ({"max_epochs": -1}, None),
+        ({"max_epochs": 3, "num_training_batches": float("inf")}, None),
+    ],
+)
+def test_the_steps_of_a_run_are_counted(settings, steps):
+    defaults = {"max_epochs": None, "max_steps": -1, "accumulate_grad_batches": 1, "num_training_batches": 10}
+    assert total_steps(SimpleNamespace(**{**defaults, **settings})) == steps
+
+
+def test_no_line_is_longer_than_a_plain_terminal_is_wide(fit, capsys):
+    fit(Throughput(), Progress(), num_sanity_val_steps=-1)
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 120
+
+
+def test_lines_every_zero_steps_are_refused():
+    with pytest.raises(UserError, match=r"Progress\.every_n_steps is 0; give at least 1"):
+        Progress(every_n_steps=0)
+
+
+def test_the_console_of_other_tests_is_left_alone():
+    assert isinstance(rich.get_console(), Console)
