@@ -1,6 +1,8 @@
 # Every target sets up what it needs: a machine with Python 3.11 or later, make and git is enough.
-PYTHON ?= $(firstword $(foreach name,python3.12 python3.11 python3.13 python3,$(shell $(name) -c 'import sys; print("$(name)" if sys.version_info >= (3, 11) else "")' 2>/dev/null)))
-VENV := .venv
+# The first that runs and can make an environment: a name on the path may be a shim with no Python behind it.
+SUITABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(firstword $(foreach name,python3.12 python3.11 python3.13 python3,$(shell $(name) -c '$(SUITABLE)' 2>/dev/null && echo $(name))))
+VENV ?= .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -28,17 +30,18 @@ types: $(READY)
 wheel: $(READY)
 	$(RUN)/python -m build --wheel --no-isolation
 
-# Tools that copy a tree may drop symbolic links; the package needs these two.
+# Tools that copy a tree may drop symbolic links, or leave a text file in their place; the package needs these two.
 links:
-	@[ -e lit_vlm/callbacks ] || ln -sfn ../callbacks lit_vlm/callbacks
-	@[ -e lit_vlm/recipes ] || ln -sfn ../recipes lit_vlm/recipes
+	@[ -d lit_vlm/callbacks ] || ln -sfn ../callbacks lit_vlm/callbacks
+	@[ -d lit_vlm/recipes ] || ln -sfn ../recipes lit_vlm/recipes
 
 $(READY): pyproject.toml | links
-	@[ -n "$(PYTHON)" ] || { echo "lit-vlm needs Python 3.11 or later; name one with make PYTHON=..."; exit 2; }
+	@[ -n "$(PYTHON)" ] || { echo "lit-vlm needs Python 3.11 or later with venv; name one with make PYTHON=..."; exit 2; }
+	@echo "installing into $(VENV): minutes the first time, as torch is large"
 	@[ -x $(RUN)/python ] || $(PYTHON) -m venv $(VENV)
-	@$(RUN)/python -m pip install --quiet uv || echo "uv could not be installed; pip does its work, more slowly"
-	@if [ -x $(RUN)/uv ]; then $(RUN)/uv pip install --quiet --python $(RUN)/python --editable '.[dev]'; \
-	else $(RUN)/python -m pip install --quiet --editable '.[dev]'; fi
+	@$(RUN)/python -m pip --version >/dev/null 2>&1 || $(RUN)/python -m ensurepip  # environments made by uv lack it
+	@$(RUN)/python -m pip install --quiet uv && $(RUN)/uv pip install --quiet --python $(RUN)/python --editable '.[dev]' || \
+	{ echo "uv cannot install here; pip does its work, more slowly"; $(RUN)/python -m pip install --quiet --editable '.[dev]'; }
 	@touch $(READY)
 
 clean:

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
-
-from lit_vlm.callbacks.readable_numbers import bounds_text, percent_text
 
 OVERALL = "overall"
 """Names the figure over all tasks."""
@@ -28,9 +27,11 @@ class Figure:
     """Rows it was measured on, where known."""
 
     def __str__(self) -> str:
+        """Writes percentages without their sign: ``50.0 [46.5, 53.5]``."""
+        mean = f"{100 * self.mean:.1f}"
         if self.low is None or self.high is None:
-            return percent_text(self.mean)
-        return f"{percent_text(self.mean)} ({bounds_text(self.low, self.high)})"
+            return mean
+        return f"{mean} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
 
 @dataclass(frozen=True)
@@ -109,22 +110,25 @@ def compare(before: Mapping[str, Figure], after: Mapping[str, Figure]) -> list[C
 
 
 def comparison_table(comparisons: Sequence[Comparison], title: str) -> Table:
-    """Sets comparisons as a table; gains are coloured where the intervals are apart."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("task")
+    """Sets comparisons as a table of percentages; gains are coloured where the intervals are apart.
+
+    It fits 80 characters with task names of up to 17.
+    """
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False
+    )
+    table.add_column("task", overflow="fold")
     for heading in ("before", "after", "gain"):
-        table.add_column(heading, justify="right", no_wrap=heading == "gain")
-    table.add_column("intervals", justify="left")
-    table.add_column("rows", justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("interval", no_wrap=True)
     for comparison in comparisons:
-        gain, apart, after = comparison.gain_points, comparison.intervals_apart, comparison.after
+        gain, apart = comparison.gain_points, comparison.intervals_apart
         colour = "" if not apart or gain is None else "bold green" if gain > 0 else "bold red"
         table.add_row(
             Text(comparison.name, style="bold" if comparison.name == OVERALL else ""),
             str(comparison.before or "-"),
-            str(after or "-"),
+            str(comparison.after or "-"),
             Text("-" if gain is None else f"{gain:+.1f}", style=colour),
             "-" if apart is None else "apart" if apart else "overlap",
-            "-" if after is None or after.total is None else str(after.total),
         )
     return table

@@ -13,7 +13,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from rich import get_console
 
-from lit_vlm.callbacks.before_after_figures import Comparison, compare, comparison_table, read_figures
+from lit_vlm.callbacks.before_after_figures import OVERALL, Comparison, compare, comparison_table, read_figures
 from lit_vlm.callbacks.contact_sheet import draw_comparison_sheet
 from lit_vlm.callbacks.readable_numbers import compact_number, duration_text
 from lit_vlm.callbacks.run_folder import is_trial_run, run_folder
@@ -118,6 +118,9 @@ class BeforeAfterReport(Callback):
         if not trainer.sanity_checking:
             self._after = figures
             return
+        # A run that resumes at the end of an epoch checks again; what the first run found is still "before".
+        if self._before is not None and trainer.global_step > 0:
+            return
         if self.metric not in metrics:
             raise UserError(
                 f"BeforeAfterReport.metric is {self.metric!r}, which validation does not log; choose one of "
@@ -201,7 +204,9 @@ class BeforeAfterReport(Callback):
     ) -> None:
         lines = []
         if self._before is None:
-            lines.append("nothing is known from before training: the run resumed a checkpoint without such a report")
+            lines.append("nothing is known from before training: the run resumed a checkpoint without this report")
+        elif self._before["step"] > 0:
+            lines.append(f'"before" was measured where the run resumed, at step {self._before["step"]}')
         if self._after is None:
             lines.append(
                 f"no validation ran in these {steps} steps, so there is nothing to compare with; "
@@ -217,7 +222,9 @@ class BeforeAfterReport(Callback):
         if self.next_commands:
             lines.extend(["next:", *(f"  {command}" for command in self.next_commands)])
         console = get_console()
-        title = f"Held-out {self.metric.replace('_', ' ')} before and after training, with 95 % intervals"
+        totals = [item.after.total for item in comparisons if item.name == OVERALL and item.after and item.after.total]
+        rows = f" on {totals[0]} samples" if totals else ""
+        title = f"Held-out {self.metric.replace('_', ' ')}{rows}, in % with 95 % intervals"
         console.print(comparison_table(comparisons, title))
         # As they are: a wrapped path or command could not be copied.
         console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)

@@ -15,6 +15,7 @@ from lit_vlm.interfaces.errors import UserError
 
 LOSS = "train/loss"
 SPEED = "train/tokens_per_second"
+RATE = "train/learning_rate"
 SCORE = "validation/exact_match"
 SECONDS_BETWEEN_READINGS = 0.25
 
@@ -23,7 +24,8 @@ class Progress(RichProgressBar):
     """Shows loss, tokens per second and the last exact match beside the bar.
 
     Where standard output is not a terminal it prints a line every few optimizer steps instead, without control
-    characters: step, loss, tokens per second, learning rate, time left; and one after each validation.
+    characters: step, loss, tokens per second, learning rate, time left; and one after each validation. Tokens per
+    second come from ``Throughput``, which should stand before it among the callbacks.
 
     Args:
         every_n_steps: Optimizer steps between plain lines.
@@ -139,8 +141,10 @@ class Progress(RichProgressBar):
             parts.append(f"loss {float(metrics[LOSS]):.4f}")
         if SPEED in metrics:
             parts.append(f"{compact_number(float(metrics[SPEED]))} tokens/s")
-        if trainer.optimizers:
-            parts.append(f"learning rate {trainer.optimizers[0].param_groups[0]['lr']:.2e}")
+        # The optimizer already holds the next step's rate; it is asked only where the module logs none.
+        rate = metrics.get(RATE, trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else None)
+        if rate is not None:
+            parts.append(f"learning rate {float(rate):.2e}")
         if self._score is not None:
             parts.append(f"exact match {percent_text(self._score)}")
         if total is not None and total >= step:

@@ -72,9 +72,8 @@ class TrainingTally:
         self._book()
 
     def stop(self) -> None:
-        """Stops the clock."""
+        """Stops the clock; what followed the last batch, as saving a checkpoint, was no training."""
         self.resume()
-        self._book()
         self._since = None
 
     def state_dict(self) -> dict[str, float]:

@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from lit_vlm.cli import main
+from lit_vlm.command_line.catalogue import shipped_recipes
+from lit_vlm.command_line.recipes import readme
 from lit_vlm.command_line.training import CommandLine
 
 FOLDER = Path(__file__).parent.parent / "recipes"
@@ -43,6 +46,8 @@ def name_of(path):
 def finished(monkeypatch, tmp_path):
     """The Trainers of the fits that came to their end, in a working folder of the test's own."""
     trainers = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more of them only wait for each other in a model of this size
     monkeypatch.setattr(CommandLine, "after_fit", lambda self: trainers.append(self.trainer), raising=False)
     # Lightning warns where the process has arguments beside those that are handed in.
     monkeypatch.setattr(sys, "argv", ["lit-vlm"])
@@ -50,12 +55,32 @@ def finished(monkeypatch, tmp_path):
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     monkeypatch.setattr(logger, "filters", [*logger.filters])
     monkeypatch.chdir(tmp_path)
-    return trainers
+    yield trainers
+    torch.set_num_threads(threads)
 
 
 def test_there_are_recipes():
     assert len(RECIPES) >= 2
     assert "quickstart" in map(name_of, RECIPES)
+
+
+def test_the_catalogue_lists_every_recipe():
+    assert [recipe.name for recipe in shipped_recipes()] == sorted(map(name_of, RECIPES))
+
+
+def test_the_catalogue_page_is_current():
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert page == readme(), "write it anew: lit-vlm recipes --markdown > recipes/README.md"
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
+def test_a_recipe_prints_its_configuration_by_name(recipe, finished, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--config", name_of(recipe), "--print_config"])
+    assert end.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["about"] == yaml.safe_load(recipe.read_text(encoding="utf-8"))["about"]
+    assert finished == []
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=name_of)

@@ -16,6 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from lit_vlm.callbacks.prediction_writer import PredictionWriter
 from lit_vlm.callbacks.progress import Progress
 from lit_vlm.callbacks.throughput import Throughput
 from lit_vlm.command_line.catalogue import find_config, read_yaml
@@ -53,7 +54,7 @@ class CommandLine(LightningCLI):
         return {verb: LightningCLI.subcommands()[verb] for verb in VERBS}
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
-        """Builds the Trainer with our progress bar and throughput, unless the recipe brings its own."""
+        """Builds the Trainer with throughput, progress and a prediction writer, unless the recipe has its own."""
         wanted = self._get(self.config_init, "trainer.callbacks") or []
         given: list[Any] = wanted if isinstance(wanted, list) else [wanted]
         extra: list[Callback] = []
@@ -62,6 +63,8 @@ class CommandLine(LightningCLI):
         shows_progress = self._get(self.config_init, "trainer.enable_progress_bar") is not False
         if shows_progress and not any(isinstance(callback, ProgressBar) for callback in given):
             extra.append(Progress())
+        if self.subcommand == "predict" and not any(isinstance(callback, PredictionWriter) for callback in given):
+            extra.append(PredictionWriter())
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": extra}
         return super().instantiate_trainer(**options)
 

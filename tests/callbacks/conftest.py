@@ -99,7 +99,7 @@ class Answers(lightning.LightningModule):
         self.log("validation/loss", 1.5, batch_size=1)
         for name, task in (("exact_match", None), ("exact_match/read", "read"), ("exact_match/sum", "sum")):
             asked = [item for item in self.completions if task in (None, item.sample.meta.category)]
-            share = sum(item.verdict.correct for item in asked) / len(asked)
+            share = sum(item.verdict.correct for item in asked) / max(1, len(asked))
             bounds = {"": share, "_low": max(0, share - 0.1), "_high": min(1, share + 0.1), "_total": len(asked)}
             for bound, value in bounds.items():
                 prog_bar = name + bound == "exact_match"
@@ -118,7 +118,7 @@ def make_loader():
 
     def make(count: int, batch_size: int = 2, training: bool = False):
         samples = [make_completion(index).sample for index in range(count)]
-        return DataLoader(samples, batch_size, collate_fn=encode if training else encode_twice)
+        return DataLoader(samples, batch_size=batch_size, collate_fn=encode if training else encode_twice)
 
     return make
 

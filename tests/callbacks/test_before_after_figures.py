@@ -63,12 +63,21 @@ def test_tasks_of_either_side_are_compared():
 
 def test_the_table_fits_a_plain_terminal_without_breaking_its_figures():
     figure = Figure(0.1234, 0.1, 0.15, 768)
-    comparisons = [Comparison("same_or_different", figure, Figure(1.0, 0.995, 1.0, 768)), Comparison("new", None, None)]
+    certain = Figure(1.0, 0.995, 1.0, 768)
+    comparisons = [
+        Comparison("same_or_different", figure, certain),
+        Comparison("all_right", certain, certain),
+        Comparison("new", None, None),
+    ]
     output = io.StringIO()
-    Console(file=output, width=100, force_terminal=False).print(comparison_table(comparisons, "exact match"))
+    Console(file=output, width=80, force_terminal=False).print(comparison_table(comparisons, "exact match"))
     text = output.getvalue()
-    assert "12.3 % (10.0 to 15.0)" in text
-    assert "100.0 % (99.5 to 100.0)" in text
+    assert "12.3 [10.0, 15.0]" in text
+    assert "100.0 [99.5, 100.0]" in text
     assert "+87.7" in text
     assert "apart" in text
+    assert "same_or_different" in text
+    assert "overlap" in text
     assert "\x1b" not in text
+    # A title, headings, a rule, three rows: nothing is wrapped.
+    assert len(text.splitlines()) == 6

@@ -25,9 +25,10 @@ def test_the_sheet_is_as_wide_as_its_columns(make_completion):
     # Two cards and three gaps; five cards in rows of two are three rows.
     assert draw_contact_sheet(completions, columns=2).width == 2 * CARD_WIDTH + 3 * GAP
     assert draw_contact_sheet(completions[:1], columns=4).width == CARD_WIDTH + 2 * GAP
-    assert draw_contact_sheet(completions, columns=2).height == 3 * (
-        draw_contact_sheet(completions[:1], columns=1).height - GAP
-    ) + GAP
+    assert (
+        draw_contact_sheet(completions, columns=2).height
+        == 3 * (draw_contact_sheet(completions[:1], columns=1).height - GAP) + GAP
+    )
 
 
 def test_a_right_answer_is_green_a_wrong_one_red_and_an_unjudged_one_grey(make_completion):

@@ -5,7 +5,9 @@ from lit_vlm.callbacks.text_layout import ELLIPSIS, built_in_font, set_text
 SIZE = 13
 
 
-@pytest.mark.parametrize("text", ["one two three " * 9, "a" * 300, "x <think>" + "b" * 90 + "</think> y " * 20, "日本語" * 40])
+@pytest.mark.parametrize(
+    "text", ["one two three " * 9, "a" * 300, "x <think>" + "b" * 90 + "</think> y " * 20, "日本語" * 40]
+)
 @pytest.mark.parametrize("most_lines", [1, 2, 5])
 def test_lines_keep_to_width_and_number(text, most_lines):
     lines = set_text(text, SIZE, 120, most_lines)

@@ -31,7 +31,7 @@ def test_tokens_samples_and_seconds_add_up():
     assert tally.totals == (12, 3, 3.0)
 
 
-def test_validation_is_booked_apart():
+def test_validation_and_what_follows_the_last_batch_are_no_training():
     clock = Clock()
     tally = TrainingTally(clock)
     tally.start()
@@ -40,7 +40,7 @@ def test_validation_is_booked_apart():
     clock.now += 10
     tally.resume()
     clock.now += 4
-    tally.stop()
+    tally.add(batch(1))
     clock.now += 50
     tally.stop()
     assert (tally.seconds, tally.validation_seconds) == (5.0, 10.0)

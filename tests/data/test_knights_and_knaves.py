@@ -249,3 +249,11 @@ def test_twins_of_unknown_kinds_and_of_other_sources_are_refused(image_sample):
         generator.twin(generator.sample("train", 0), "typo")
     with pytest.raises(UserError, match="is from 'test'; only 'knights_and_knaves' have twins here"):
         generator.twin(image_sample, "leaf")
+
+
+def test_the_data_module_serves_the_generator():
+    from lit_vlm.data.knights_and_knaves import KnightsAndKnaves
+
+    data = KnightsAndKnaves(people=[3], train_size=3, seed=4)
+    assert data.tasks == ("people3",)
+    assert data.samples("train")[1].messages == KnightsAndKnavesGenerator(4, (3,)).sample("train", 1).messages

@@ -133,3 +133,11 @@ def test_wrong_settings_are_refused_with_the_field_and_what_there_is(settings: d
 def test_an_unknown_split_is_refused() -> None:
     with pytest.raises(UserError, match="unknown split 'valid'; there are train, validation, test"):
         ShapeSceneGenerator().sample("valid", 0)  # type: ignore[arg-type]
+
+
+def test_the_data_module_serves_the_generator():
+    from lit_vlm.data.shape_scenes import ShapeScenes
+
+    data = ShapeScenes(tasks=["count"], levels=[2], train_size=3, seed=4)
+    assert data.tasks == ("count",)
+    assert data.samples("train")[1].messages == ShapeSceneGenerator(4, ("count",), (2,)).sample("train", 1).messages
