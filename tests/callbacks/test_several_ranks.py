@@ -50,7 +50,8 @@ class Exporting(shared.Answers):
 def trainer(*callbacks):
     return lightning.Trainer(
         accelerator="cpu", devices=2, strategy="ddp", max_epochs=1, logger=False, enable_checkpointing=False,
-        default_root_dir=folder, use_distributed_sampler=False, num_sanity_val_steps=-1, log_every_n_steps=1, enable_model_summary=False,
+        default_root_dir=folder, use_distributed_sampler=False, num_sanity_val_steps=-1, log_every_n_steps=1,
+        enable_model_summary=False,
         callbacks=list(callbacks),
     )
 
