@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         return _run(words[0], words[1:])
+    except SystemExit as end:  # the parser's way of ending after --help or --print_config
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except UserError as mistake:
         if debug:
             raise

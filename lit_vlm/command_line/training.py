@@ -148,4 +148,5 @@ def _quieten() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: not any(word in record.getMessage() for word in ("Tip:", "TPU available", "HPU available"))
     )
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    for message in (".*isinstance.treespec, LeafSpec.*", "LightningCLI's args parameter.*"):
+        warnings.filterwarnings("ignore", message=message)
