@@ -15,7 +15,11 @@ SMALL = {
     "my_data.Doubling": "--data.batch_size 2 --data.evaluation_batch_size 4",
 }
 COMMON = "--data.num_workers 0 --trainer.accelerator cpu --trainer.logger false --model.generation.max_new_tokens 8"
-EXPECTED = {"A reward": "validation/reward", "A callback": "validation/longest_completion", "A data module": "exact match"}
+EXPECTED = {
+    "A reward": "validation/reward",
+    "A callback": "validation/longest_completion",
+    "A data module": "exact match",
+}
 
 
 def test_the_guide_has_its_three_sections_of_a_screen_each():
