@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -79,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(verb: str, arguments: list[str]) -> int:
     if verb not in VERBS:
         raise UserError(f"there is no verb {verb!r}{did_you_mean(verb, VERBS)}; verbs are {', '.join(VERBS)}")
+    # It complains of optional kernels while it is imported, which every run with peft does.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     module = import_module(f"lit_vlm.command_line.{VERBS[verb][0]}")
     status: int = module.run(verb, arguments)
     return status

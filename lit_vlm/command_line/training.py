@@ -144,7 +144,6 @@ def _with_found_configs(arguments: list[str]) -> tuple[list[str], list[Path]]:
 
 def _quieten() -> None:
     """Leaves out startup lines that say nothing of the run."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: not any(word in record.getMessage() for word in ("Tip:", "TPU available", "HPU available"))
     )
