@@ -5,17 +5,9 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from lit_vlm.interfaces.records import Completion
-from lit_vlm.interfaces.roles import SampleEncoder
 
 COMPLETIONS = "completions"
 """Where validation and test steps put their completions in what they return."""
-
-
-@runtime_checkable
-class HasEncoder(Protocol):
-    """Encodes samples for its model."""
-
-    encoder: SampleEncoder
 
 
 @runtime_checkable
