@@ -145,6 +145,8 @@ class SampleMeta:
     category: str = ""
     """The task within the dataset, e.g. ``sum``."""
     difficulty: int | None = None
+    origin: str = ""
+    """File and line or row it was read from, for messages."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Everything else, never required (embedded tasks keep the scene's truth here)."""
 
@@ -169,6 +171,16 @@ class Sample:
     def question(self) -> str:
         """Text of the last turn before the completion."""
         return self.prompt[-1].text if self.prompt else ""
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """A sample that was left out of a batch."""
+
+    origin: str
+    """Where it stands: file and line or row, or its id."""
+    reason: str
+    """What is wrong with it and how to mend it."""
 
 
 @dataclass(frozen=True)
@@ -224,8 +236,8 @@ class PromptBatch:
     """Next-token targets before the shift, ``-100`` where none, shape ``(B, L)``."""
     step_totals: StepTotals | None = None
     """Counts over the whole optimizer step, where the loader knows them."""
-    dropped: dict[str, int] = field(default_factory=dict)
-    """Samples left out while encoding, counted by reason."""
+    dropped: tuple[BadSample, ...] = ()
+    """Samples left out of this batch."""
 
     def __len__(self) -> int:
         return int(self.input_ids.shape[0])

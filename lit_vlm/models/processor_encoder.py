@@ -5,7 +5,6 @@ Legend: ``B`` rows of a batch, ``L`` padded tokens of a row.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from lit_vlm.functional.media import open_image, open_video
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.records import IGNORED_LABEL, EvaluationBatch, PromptBatch, Sample
+from lit_vlm.interfaces.records import IGNORED_LABEL, BadSample, EvaluationBatch, PromptBatch, Sample
 from lit_vlm.interfaces.roles import SampleEncoder
 from lit_vlm.models.conversation import ConversationRenderer, Segment
 
@@ -84,7 +83,11 @@ class ProcessorEncoder(SampleEncoder):
         rows, visual = self._rows(samples, self._renderer.segments)
         reasons = [self._reason_to_drop(row) for row in rows]
         kept = [index for index, reason in enumerate(reasons) if reason is None]
-        dropped = dict(Counter(reason for reason in reasons if reason is not None))
+        dropped = tuple(
+            BadSample(sample.meta.origin or sample.id, reason)
+            for sample, reason in zip(samples, reasons, strict=True)
+            if reason is not None
+        )
         if dropped:
             samples = [samples[index] for index in kept]
             # Media are packed over the batch, so those of dropped rows leave by encoding the rest again.
