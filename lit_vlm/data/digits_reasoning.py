@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lit_vlm.data.embedded import EmbeddedDataModule
+from lit_vlm.data.embedded import EmbeddedDataModule, check_choice
 from lit_vlm.data.handwritten_digits import draw_page, scans_of_split
 from lit_vlm.functional.random_streams import random_stream
 from lit_vlm.interfaces.errors import UserError
@@ -51,8 +51,8 @@ class DigitsReasoningGenerator(TaskGenerator):
     name = "digits_reasoning"
 
     def __post_init__(self) -> None:
-        _check_choice("tasks", self.tasks, TASKS)
-        _check_choice("levels", self.levels, LEVELS)
+        check_choice("tasks", self.tasks, TASKS)
+        check_choice("levels", self.levels, LEVELS)
         if self.image_size < 32:
             raise UserError(f"image_size is {self.image_size}; digits need at least 32 pixels")
 
@@ -131,12 +131,6 @@ class DigitsReasoning(EmbeddedDataModule):
     ) -> None:
         generator = DigitsReasoningGenerator(seed, tuple(tasks), tuple(levels), image_size)
         super().__init__([generator], encoder, **options)
-
-
-def _check_choice(field: str, given: Sequence[object], known: Sequence[object]) -> None:
-    unknown = [item for item in given if item not in known]
-    if unknown or not given:
-        raise UserError(f"{field} is {list(given)}; choose one or more of {list(known)}")
 
 
 def _digits(count: int, stream: random.Random) -> tuple[int, ...]:

@@ -112,3 +112,15 @@ class MixedSamples(Dataset[Sample]):
         turn, within = divmod(index, self.run)
         cycle, source = divmod(turn, len(self.generators))
         return self.generators[source].sample(self.split, cycle * self.run + within)
+
+
+def check_choice(field: str, given: Sequence[object], known: Sequence[object]) -> None:
+    """Refuses a setting that must hold one or more of the known values.
+
+    Raises:
+        UserError: It is empty or holds another; the message names both.
+    """
+    unknown = [item for item in given if item not in known]
+    if unknown or not given:
+        problem = f"holds {unknown}, which there is not" if unknown else "is empty"
+        raise UserError(f"{field} {problem}; choose one or more of {list(known)}")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lit_vlm.data.embedded import EmbeddedDataModule
+from lit_vlm.data.embedded import EmbeddedDataModule, check_choice
 from lit_vlm.data.scene_composition import LEVELS, Layout
 from lit_vlm.data.scene_drawing import SceneObject, draw_scene, place_objects
 from lit_vlm.data.scene_questions import QUESTIONS
@@ -41,8 +41,8 @@ class ShapeSceneGenerator(TaskGenerator):
     name = "shape_scenes"
 
     def __post_init__(self) -> None:
-        _check_choice("tasks", self.tasks, TASKS)
-        _check_choice("levels", self.levels, tuple(LEVELS))
+        check_choice("tasks", self.tasks, TASKS)
+        check_choice("levels", self.levels, tuple(LEVELS))
         if self.image_size < 32:
             raise UserError(f"image_size is {self.image_size}; shapes need at least 32 pixels")
 
@@ -91,13 +91,6 @@ def split_of(layout: Layout) -> Split:
     """
     bucket = stream_seed("shape_scenes", *(f"{cell} {looks.phrase}" for cell, looks in layout)) % len(_SPLIT_OF_BUCKET)
     return _SPLIT_OF_BUCKET[bucket]
-
-
-def _check_choice(field: str, given: Sequence[object], known: Sequence[object]) -> None:
-    unknown = [item for item in given if item not in known]
-    if unknown or not given:
-        problem = f"holds {unknown}, which there is not" if unknown else "is empty"
-        raise UserError(f"{field} {problem}; choose one or more of {list(known)}")
 
 
 def _record(item: SceneObject) -> dict[str, object]:
