@@ -72,7 +72,7 @@ class KnightsAndKnavesGenerator(TaskGenerator):
 
     seed: int = 0
     """Names the data set: another seed gives other samples, but never moves a puzzle to another split."""
-    people: tuple[int, ...] = (2, 3)
+    people: tuple[int, ...] = (3,)
     """How many people there are, 2 to 8, drawn uniformly: the difficulty. The derivation's length doubles with each."""
     depth: int = 2
     """Most levels of a statement, at least 2."""
@@ -263,7 +263,7 @@ class KnightsAndKnaves(EmbeddedDataModule):
         self,
         encoder: SampleEncoder | None = None,
         *,
-        people: Sequence[int] = (2,),
+        people: Sequence[int] = (3,),
         depth: int = 2,
         width: int = 2,
         perturbation: str | None = None,
