@@ -52,6 +52,7 @@ DOORS = {
     "matplotlib": {"callbacks"},
     "numpy": {"functional", "data", "models", "evaluation", "callbacks"},
     "peft": {"models"},
+    "pyarrow": {"data"},
     "rich": {"callbacks", "command_line"},
     "safetensors": {"models", "merging"},
     "sklearn": {"data"},

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from typing import Any, get_type_hints
 
 from lightning import Trainer
+from lightning.pytorch.strategies import StrategyRegistry
 
 from lit_vlm.command_line.closest import did_you_mean
 from lit_vlm.command_line.short_names import closest_class
@@ -23,6 +25,7 @@ UNKNOWN = (
 )
 EXPECTED = re.compile(r"Expected a ((?:typing\.)?[^.\n]*(?:\[[^\n]*?\])?[^.\n]*)(?:\. Got value: (?P<got>.*))?$")
 GIVEN = re.compile(r"^\s*Given value: (.*)$", re.MULTILINE)
+TRAINER_CHOICES = ("accelerator", "strategy", "devices", "num_nodes", "precision")
 NOISE = re.compile(
     r"NoneType|^\s*(Errors|Subtypes|Given value( type)?):|Does not validate|Parser key|given class_path|^\s*$"
 )
@@ -51,6 +54,34 @@ def explain(mistake: Exception) -> str:
         return cause
     causes = [line.strip(" -") for line in text.splitlines() if not NOISE.search(line)]
     return causes[0] if causes else text
+
+
+def explain_trainer(fault: Exception, settings: Mapping[str, Any]) -> str:
+    """Names the option behind what Lightning's Trainer refuses.
+
+    Args:
+        fault: Raised by the Trainer's constructor.
+        settings: The Trainer's options as given.
+    """
+    text = " ".join(str(fault).split())
+    strategy = settings.get("strategy")
+    if "invalid strategy name" in text:
+        known = sorted(StrategyRegistry.available_strategies())
+        return (
+            f"--trainer.strategy: there is no strategy {strategy!r}{did_you_mean(str(strategy), known)}; "
+            f"there are {', '.join(known)}"
+        )
+    if option := re.search(r"Trainer\((\w+)=", text):
+        name = option.group(1)
+        return f"--trainer.{name}: {settings.get(name)!r} cannot be used: {text}"
+    if "backend found" in text or "accelerator" in text.casefold():
+        return (
+            f"--trainer.accelerator: {settings.get('accelerator')!r} cannot be used here: {text} "
+            "Give 'auto' or 'cpu', or run where such a device is"
+        )
+    named = [option for option in TRAINER_CHOICES if option in text] or list(TRAINER_CHOICES)
+    given = ", ".join(f"--trainer.{option} {settings.get(option)!r}" for option in named)
+    return f"{given}: {text}"
 
 
 def _unknown_option(name: str, option: str, owner: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch.utils.data import Dataset
 
@@ -45,6 +46,7 @@ class EmbeddedDataModule(VLMDataModule):
         evaluation_batch_size: Samples of a validation, test or predict batch on each rank.
         num_workers: Processes that draw and encode; 0 does so in the training process.
         system_prompt: Put before every sample; None adds nothing.
+        options: How batches are put together and bad samples treated, see ``VLMDataModule``.
     """
 
     def __init__(
@@ -55,10 +57,11 @@ class EmbeddedDataModule(VLMDataModule):
         train_size: int = 50_000,
         validation_size: int = 512,
         test_size: int = 1024,
-        batch_size: int = 64,
+        batch_size: int | None = 64,
         evaluation_batch_size: int = 128,
         num_workers: int = 2,
         system_prompt: str | None = THINK_FIRST,
+        **options: Any,
     ) -> None:
         super().__init__(
             encoder,
@@ -66,6 +69,7 @@ class EmbeddedDataModule(VLMDataModule):
             evaluation_batch_size=evaluation_batch_size,
             num_workers=num_workers,
             system_prompt=system_prompt,
+            **options,
         )
         self._sizes: dict[Split, int] = {"train": train_size, "validation": validation_size, "test": test_size}
         for split, size in self._sizes.items():
@@ -91,7 +95,7 @@ class EmbeddedDataModule(VLMDataModule):
         if split != "train":
             return MixedSamples(self._generators, split, size, run=math.ceil(size / len(self._generators)))
         world_size = self.trainer.world_size if self.trainer else 1
-        return MixedSamples(self._generators, split, size, run=self.batch_size * world_size)
+        return MixedSamples(self._generators, split, size, run=(self.batch_size or 1) * world_size)
 
 
 class MixedSamples(Dataset[Sample]):

@@ -1,6 +1,12 @@
 """Decodes images and videos from references, lazily and inside their root."""
 
 import io
+import math
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy
@@ -8,6 +14,24 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import MediaRef, VideoRef
+
+MAX_IMAGE_PIXELS = 89_478_485
+"""Most pixels of an image whose reference sets no limit: a quarter of a gibibyte as RGB."""
+MAX_VIDEO_SECONDS = 3 * 3600.0
+"""Longest span of a video whose reference sets no limit."""
+
+# What Pillow's decoders raise on broken files.
+_DECODING_FAULTS = (
+    UnidentifiedImageError,
+    OSError,
+    SyntaxError,
+    EOFError,
+    ValueError,
+    IndexError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
 
 
 def resolve_media_path(reference: MediaRef) -> Path:
@@ -18,12 +42,17 @@ def resolve_media_path(reference: MediaRef) -> Path:
     """
     if reference.path is None:
         raise UserError("this media reference has no path")
+    if "\0" in reference.path:
+        raise UserError(f"media path {reference.path!r} holds a null character")
     path = Path(reference.path)
     if reference.root is not None:
         root = Path(reference.root).resolve()
         path = (root / path).resolve()
         if not path.is_relative_to(root):
-            raise UserError(f"media path {reference.path!r} leaves its folder {reference.root!r}; use paths inside it")
+            raise UserError(
+                f"media path {reference.path!r} leaves its folder {reference.root!r}; use paths inside it, "
+                "or name the folder that holds the media"
+            )
     if not path.is_file():
         raise UserError(f"there is no media file {str(path)!r}")
     return path
@@ -33,23 +62,56 @@ def open_image(reference: MediaRef) -> Image.Image:
     """Decodes an image as upright RGB, by its content whatever its file name says.
 
     Raises:
-        UserError: The file is missing, leaves its root, or is no image; or the reference is a URL.
+        UserError: The file is missing, leaves its root, is empty, truncated, no image or too large; or the reference
+            is a URL.
     """
     if reference.url is not None:
         raise UserError(f"image {reference.url!r} is a remote address; download it and give its path")
     if reference.pil is not None:
         return _upright(reference.pil)
     source = io.BytesIO(reference.bytes) if reference.bytes is not None else resolve_media_path(reference)
+    _refuse_empty("image", reference)
+    limit = MAX_IMAGE_PIXELS if reference.max_pixels is None else reference.max_pixels
     try:
-        with Image.open(source) as image:
-            return _upright(image)
-    except (UnidentifiedImageError, OSError, SyntaxError) as fault:
-        name = reference.path if reference.path is not None else f"{len(reference.bytes or b'')} bytes"
-        raise UserError(f"cannot decode the image {name!r}: {fault}") from fault
+        with _own_pixel_limit(), Image.open(source) as image:
+            width, height = image.size  # from the header: nothing is decoded yet
+            if width * height <= limit:
+                return _upright(image)
+    except Image.DecompressionBombError as fault:
+        raise UserError(f"the image {_name(reference)} is too large to be decoded at all: {fault}") from fault
+    except _DECODING_FAULTS as fault:
+        raise UserError(f"cannot decode the image {_name(reference)}: {fault}") from fault
+    raise UserError(
+        f"the image {_name(reference)} has {width:,} x {height:,} pixels, more than the {limit:,} allowed; shrink it, "
+        "or raise data.max_image_pixels"
+    )
+
+
+@contextmanager
+def _own_pixel_limit() -> Iterator[None]:
+    """Silences Pillow's warning of large images: the limit here is an error already."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
+def _name(reference: MediaRef) -> str:
+    return repr(reference.path) if reference.path is not None else f"given as {len(reference.bytes or b''):,} bytes"
+
+
+def _refuse_empty(kind: str, reference: MediaRef) -> None:
+    size = resolve_media_path(reference).stat().st_size if reference.bytes is None else len(reference.bytes)
+    if size == 0:
+        raise UserError(f"the {kind} {_name(reference)} is empty")
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    return ImageOps.exif_transpose(image).convert("RGB")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits a pixel: Pillow would clip all that is not nearly black to white
+        values = numpy.asarray(image).astype("int64")
+        scale = 8 if int(values.max(initial=0)) > 255 else 0
+        image = Image.fromarray((values.clip(0, 65535) >> scale).astype("uint8"))
+    return image.convert("RGB")
 
 
 def open_video(reference: VideoRef, max_frames: int, frames_per_second: float = 2.0) -> tuple[list[Image.Image], float]:
@@ -64,7 +126,7 @@ def open_video(reference: VideoRef, max_frames: int, frames_per_second: float = 
         RGB frames in order, and how many of them make a second.
 
     Raises:
-        UserError: The video is missing, empty or cannot be decoded.
+        UserError: The video is missing, empty, too long or cannot be decoded.
     """
     wanted = reference.fps or frames_per_second
     if reference.frames:
@@ -79,28 +141,48 @@ def _decode_file(reference: VideoRef, max_frames: int, wanted: float) -> tuple[l
 
     if reference.file is None:
         raise UserError("this video reference has no file")
+    if reference.file.url is not None:
+        raise UserError(f"video {reference.file.url!r} is a remote address; download it and give its path")
     if reference.file.bytes is not None:
         source: io.BytesIO | str = io.BytesIO(reference.file.bytes)
     else:
         source = str(resolve_media_path(reference.file))
+    name = _name(reference.file)
+    _refuse_empty("video", reference.file)
     try:
         reader = decord.VideoReader(source, num_threads=1)
     except (decord.DECORDError, RuntimeError, OSError) as fault:
-        raise UserError(f"cannot decode the video {reference.file.path or 'given as bytes'!r}: {fault}") from fault
-    rate = float(reader.get_avg_fps()) or wanted
+        raise UserError(f"cannot decode the video {name}: {_first_line(fault)}") from fault
+    rate = float(reader.get_avg_fps())
+    if not 0 < rate < math.inf:
+        rate = wanted
     first = round((reference.start or 0.0) * rate)
     last = len(reader) if reference.end is None else min(len(reader), round(reference.end * rate))
     if last <= first:
         raise UserError(
-            f"the video {reference.file.path!r} has no frame between {reference.start} and {reference.end} s"
+            f"the video {name} has no frame between {reference.start or 0} and "
+            f"{'its end' if reference.end is None else reference.end} s; it is {len(reader) / rate:.2f} s long"
+        )
+    limit = MAX_VIDEO_SECONDS if reference.max_seconds is None else reference.max_seconds
+    if (last - first) / rate > limit:
+        raise UserError(
+            f"the video {name} is {(last - first) / rate:,.1f} s long, more than the {limit:,.1f} s allowed; cut it, "
+            "or raise data.max_video_seconds"
         )
     count = max(1, min(max_frames, round((last - first) / rate * wanted)))
     indices = [first + index for index in _spread(last - first, count)]
     try:
-        batch = reader.get_batch(indices).asnumpy()
-    except decord.DECORDError as fault:
-        raise UserError(f"cannot read frames of the video {reference.file.path!r}: {fault}") from fault
-    return [Image.fromarray(numpy.asarray(frame)) for frame in batch], rate * len(indices) / (last - first)
+        batch = reader.get_batch(indices)
+    except (decord.DECORDError, RuntimeError, OSError) as fault:
+        raise UserError(f"cannot read frames of the video {name}: {_first_line(fault)}") from fault
+    # Readers differ in what they return: their own array, or one of NumPy or torch.
+    frames = batch.asnumpy() if hasattr(batch, "asnumpy") else numpy.asarray(batch)
+    return [Image.fromarray(frame) for frame in frames], rate * len(indices) / (last - first)
+
+
+def _first_line(fault: Exception) -> str:
+    """Leaves out the stack that native readers append to their messages."""
+    return (str(fault).strip().splitlines() or [type(fault).__name__])[0]
 
 
 def _spread(total: int, count: int) -> list[int]:

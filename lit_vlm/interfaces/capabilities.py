@@ -1,6 +1,7 @@
 """What callbacks and DataModules may ask a LightningModule for, by protocol and never by class."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,6 +17,28 @@ class Exportable(Protocol):
 
     def export(self, folder: Path) -> None:
         """Writes weights (safetensors), configuration, tokenizer and processor."""
+
+
+@dataclass(frozen=True)
+class PartSummary:
+    """How large a part of a model is."""
+
+    part: str
+    parameters: int
+    """In all; weights shared with another part count there."""
+    trainable: int
+    """Those that the optimizer changes."""
+
+
+@runtime_checkable
+class DescribesParts(Protocol):
+    """Tells what its model consists of, once it is loaded."""
+
+    def part_summaries(self) -> Sequence[PartSummary]:
+        """Returns the parts in the order in which data pass them."""
+
+    def token_budgets(self) -> Sequence[str]:
+        """Says in a line each what an image and a video cost, in tokens; nothing for a model that reads text only."""
 
 
 @runtime_checkable

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lit_vlm.interfaces.records import BadSample
+
 
 class UserError(ValueError):
     """Says what was given, what was wanted and how to mend it.
@@ -26,3 +31,16 @@ class BadSampleError(UserError):
     def __reduce__(self) -> tuple[type[BadSampleError], tuple[str, str]]:
         # Raised in loader processes and pickled on the way out.
         return type(self), (self.origin, self.reason)
+
+
+class TooManyBadSamplesError(UserError):
+    """Says that more samples were left out than the run allows.
+
+    Args:
+        message: How many there are, how many may be, and the first of them.
+        bad_samples: All that were left out.
+    """
+
+    def __init__(self, message: str, bad_samples: tuple[BadSample, ...]) -> None:
+        super().__init__(message)
+        self.bad_samples = bad_samples

@@ -50,6 +50,8 @@ class MediaRef:
     """A decoded PIL image (embedded tasks draw theirs)."""
     size: tuple[int, int] | None = None
     """Width and height of the original in pixels, where known."""
+    max_pixels: int | None = None
+    """Most pixels it may decode to; None for the reader's own limit."""
 
     def __post_init__(self) -> None:
         given = [name for name in ("path", "bytes", "url", "pil") if getattr(self, name) is not None]
@@ -71,6 +73,8 @@ class VideoRef:
     """Last second used."""
     fps: float | None = None
     """Frames per second of ``frames``, or to sample from ``file``."""
+    max_seconds: float | None = None
+    """Longest span that may be read from ``file``; None for the reader's own limit."""
 
     def __post_init__(self) -> None:
         if (self.file is None) == (not self.frames):
@@ -203,6 +207,21 @@ class StepTotals:
     """Tokens that are predicted."""
     sequences: int
     """Rows with at least one such token."""
+
+
+@dataclass(frozen=True)
+class TokenCount:
+    """Tokens of one encoded sample."""
+
+    text: int
+    """Those of text, marks around media included."""
+    media: int
+    """Those that features of images and videos replace."""
+
+    @property
+    def total(self) -> int:
+        """All tokens of the row."""
+        return self.text + self.media
 
 
 @dataclass

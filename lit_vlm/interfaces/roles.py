@@ -15,6 +15,7 @@ from lit_vlm.interfaces.records import (
     Sample,
     Split,
     StepTotals,
+    TokenCount,
     TokenScores,
 )
 
@@ -57,6 +58,10 @@ class SampleEncoder(ABC):
     @abstractmethod
     def describe_prompt(self, sample: Sample) -> str:
         """Renders a prompt as the model reads it, each medium as one placeholder."""
+
+    @abstractmethod
+    def count_tokens(self, sample: Sample) -> TokenCount:
+        """Counts the tokens of a sample with its completions, before any cut; pixels are not decoded where possible."""
 
     @abstractmethod
     def decode(self, token_ids: Sequence[int]) -> str:

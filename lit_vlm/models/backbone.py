@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +17,13 @@ from transformers import (
 )
 
 from lit_vlm.interfaces.errors import UserError
+from lit_vlm.models.adapters import AdapterSettings, add_adapter, merge_adapter
+from lit_vlm.models.parts import Part, module_parts
 from lit_vlm.models.processor_encoder import ProcessorEncoder
+from lit_vlm.models.quantisation import QuantisationSettings, keep_differentiable
 from lit_vlm.models.segment_attention import use_segment_attention
 from lit_vlm.models.tiny_vlm import TINY_FOLDER
+from lit_vlm.models.tuning import checkpoint_gradients, train_only
 from lit_vlm.models.vision_language_model import VisionLanguageModel
 
 TINY = "tiny"
@@ -40,7 +44,13 @@ class Backbone:
     from_scratch: bool = False
     """Takes configuration and tokenizer only, and draws new weights from the run's seed."""
     gradient_checkpointing: bool = False
-    """Trades compute for memory in the language layers while training."""
+    """Trades compute for memory in the layers that train, never in a frozen part nor while generating."""
+    train_parts: tuple[Part, ...] | None = None
+    """Parts that train, the others are frozen; None trains all. An adapter has its own choice of parts."""
+    adapter: AdapterSettings | None = None
+    """Trains a low-rank adapter instead of the weights themselves."""
+    quantisation: QuantisationSettings | None = None
+    """Holds frozen weights in few bits, under an adapter."""
     min_pixels: int | None = None
     """Images are enlarged to at least this many pixels; None keeps the processor's own bound."""
     max_pixels: int | None = None
@@ -49,6 +59,20 @@ class Backbone:
     """Frames read from a video at most."""
     trust_remote_code: bool = False
     """Runs Python code that comes with the checkpoint. Off unless you have read that code."""
+
+    def __post_init__(self) -> None:
+        if self.train_parts is not None and self.adapter is not None:
+            raise UserError(
+                "model.backbone.train_parts is for training without an adapter; with one, name the parts in "
+                "model.backbone.adapter.parts and train_in_full"
+            )
+        if self.quantisation is not None and self.adapter is None:
+            raise UserError(
+                "model.backbone.quantisation freezes the weights, so there would be nothing to train; add "
+                "model.backbone.adapter, such as --model.backbone.adapter.rank 16"
+            )
+        if self.from_scratch and self.adapter is not None:
+            raise UserError("model.backbone.from_scratch draws new weights, on which no adapter is any use; leave one")
 
     @property
     def source(self) -> str:
@@ -83,30 +107,66 @@ class Backbone:
         for name, value in bounds.items():
             setattr(size, name, value)
 
-    def load_model(self, encoder: ProcessorEncoder, seed: int = 0) -> VisionLanguageModel:
-        """Loads the weights (safetensors only), or draws new ones.
+    def load_model(
+        self, encoder: ProcessorEncoder, seed: int = 0, device: torch.device | str = "cpu"
+    ) -> VisionLanguageModel:
+        """Loads the weights (safetensors only), or draws new ones, and decides what trains.
 
         Args:
             encoder: The encoder of the same checkpoint.
-            seed: Seed of new weights, where ``from_scratch``.
+            seed: Seed of new weights, an adapter's or, where ``from_scratch``, all.
+            device: Where weights are quantised, and stay; others are loaded into main memory.
 
         Raises:
-            UserError: There is no such checkpoint, or it is no language model.
+            UserError: There is no such checkpoint, it is no language model, or the settings do not fit it.
         """
+        model = self._load_weights(seed, device)
+        parts = module_parts(model)
+        if self.adapter is not None:
+            with torch.random.fork_rng():
+                set_seed(seed)
+                add_adapter(model, parts, self.adapter, self.source, self.revision)
+        elif self.train_parts is not None:
+            train_only(model, parts, self.train_parts)
+        if self.gradient_checkpointing:
+            checkpoint_gradients(model, parts)
+        use_segment_attention(model)
+        return VisionLanguageModel(
+            model, media_token_ids=encoder.media_token_ids, padding_id=encoder.padding_id, parts=parts
+        )
+
+    def save(self, policy: VisionLanguageModel, folder: Path) -> None:
+        """Writes a trained policy: its weights, its adapter, or its weights with the adapter merged into them.
+
+        Weights that were quantised are loaded anew for merging, so that their rounding is not saved.
+        """
+        if self.adapter is None or self.adapter.export == "adapter":
+            policy.save(folder)
+        else:
+            base = replace(self, adapter=None, quantisation=None)._load_weights(seed=0, device="cpu")
+            merge_adapter(base, policy.model).save_pretrained(folder)
+
+    def _load_weights(self, seed: int, device: torch.device | str) -> Any:
         loader = AutoModelForImageTextToText if self._reads_images() else AutoModelForCausalLM
         options: dict[str, Any] = {"dtype": self.dtype}
         if self.attention is not None:
             options["attn_implementation"] = self.attention
+
+        def build() -> Any:
+            return loader.from_config(self._load(AutoConfig), trust_remote_code=self.trust_remote_code, **options)
+
         if self.from_scratch:
             with torch.random.fork_rng():
                 set_seed(seed)
-                model = loader.from_config(self._load(AutoConfig), trust_remote_code=self.trust_remote_code, **options)
-        else:
-            model = self._load(loader, use_safetensors=True, **options)
-        if self.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        use_segment_attention(model)
-        return VisionLanguageModel(model, media_token_ids=encoder.media_token_ids, padding_id=encoder.padding_id)
+                return build()
+        if self.quantisation is None:
+            return self._load(loader, use_safetensors=True, **options)
+        configuration = self.quantisation.configuration(self.dtype, self.quantisation.kept_layers(build))
+        model = self._load(
+            loader, use_safetensors=True, quantization_config=configuration, device_map={"": device}, **options
+        )
+        keep_differentiable(model)
+        return model
 
     def _load(self, loader: Any, **options: Any) -> Any:
         looks_like_folder = self.checkpoint.startswith((".", "/", "~")) or self.checkpoint.count("/") > 1

@@ -1,11 +1,18 @@
 """Renders a sample with a model's chat template and cuts it into what is read and what is learnt."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lit_vlm.interfaces.errors import UserError
+from transformers.utils.chat_template_utils import jinja2
+
+from lit_vlm.interfaces.errors import BadSampleError, UserError
 from lit_vlm.interfaces.records import ImagePart, Message, Sample, TextPart, VideoPart
+
+PROBE = "probe"
 
 
 @dataclass(frozen=True)
@@ -20,29 +27,66 @@ class Segment:
     """Indices into ``Sample.videos``, in the order they are shown."""
 
 
+def origin_of(sample: Sample) -> str:
+    """Says where a sample stands: its file and line or row, or else its id."""
+    return sample.meta.origin or sample.id
+
+
 class ConversationRenderer:
     """Applies the chat template of a processor or tokenizer.
 
     Text of the data never acts as a control token: a turn marker or media placeholder written in a question is broken
     up before the template sees it.
+
+    Args:
+        template_owner: The processor or tokenizer whose template it is.
+        tokenizer: The tokenizer, for its special tokens.
+        media_tokens: Tokens that stand for media.
+        text_only: Whether the model reads text only; its template then takes strings.
+        begin: Token that every row begins with, added where the template does not write it.
+        choose_template: Tells the template by whether the sample shows a video; None leaves it to the owner.
     """
 
-    def __init__(self, template_owner: Any, tokenizer: Any, media_tokens: Sequence[str]) -> None:
+    def __init__(
+        self,
+        template_owner: Any,
+        tokenizer: Any,
+        media_tokens: Sequence[str],
+        *,
+        text_only: bool = False,
+        begin: str = "",
+        choose_template: Callable[[bool], str | None] | None = None,
+    ) -> None:
         if not getattr(template_owner, "chat_template", None):
             raise UserError("this checkpoint has no chat template; add chat_template.jinja or choose an instruct model")
         self._template_owner = template_owner
-        self._end_of_turn = tokenizer.eos_token
-        probe = self._render((Message("user", (TextPart("a"),)), Message("assistant", (TextPart("b"),))), False)
+        self._text_only = text_only
+        self._choose_template = choose_template or _owners_choice
+        self._begin = ""
+        self._control_tokens: list[str] = []
+        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
         special = {str(token) for token in (*tokenizer.all_special_tokens, *media_tokens)}
+        special |= {str(token) for token in added if token.special}
+        turns = (Message("user", (TextPart("a"),)), Message("assistant", (TextPart(PROBE),)))
+        probe = self._render(turns, False, self._choose_template(False))
+        self._begin = "" if probe.startswith(begin) else begin
         # Other special tokens, such as grounding marks, may be meant; those that steer the template may not.
         steering = {tokenizer.eos_token, tokenizer.bos_token, tokenizer.pad_token, *media_tokens}
         self._control_tokens = sorted(
             (token for token in special if token in probe or token in steering), key=len, reverse=True
         )
+        after_turn = probe.rpartition(PROBE)[2].lstrip()
+        self._end_of_turn: str = next(
+            (token for token in self._control_tokens if after_turn.startswith(token)), tokenizer.eos_token
+        )
 
     def prompt_segments(self, sample: Sample) -> list[Segment]:
-        """Renders the prompt, ending where the model's answer begins."""
-        return [_segment(self._render(sample.prompt, True), False, sample.prompt)]
+        """Renders the prompt, ending where the model's answer begins.
+
+        Raises:
+            BadSampleError: The template refuses the conversation.
+        """
+        return [_segment(self._rendering(sample)(len(sample.prompt), True), False, sample.prompt)]
 
     def segments(self, sample: Sample) -> list[Segment]:
         """Renders the whole conversation; assistant turns marked ``train`` become trained segments.
@@ -50,21 +94,23 @@ class ConversationRenderer:
         A trained segment ends with the end-of-turn token; what the template puts after it is not learnt.
 
         Raises:
-            UserError: The template rewrites earlier turns when later ones follow, so that no span can be located.
+            BadSampleError: The template refuses the conversation, or rewrites earlier turns when later ones follow, so
+                that no span can be located.
         """
-        whole = self._render(sample.messages, False)
+        render = self._rendering(sample)
+        whole = render(len(sample.messages), False)
         segments = []
         done = 0  # characters of ``whole`` already cut
         first_message = 0
         for position, message in enumerate(sample.messages):
             if not (message.role == "assistant" and message.train):
                 continue
-            start = self._end_of_common(whole, sample.messages[:position], True)
-            end = self._end_of_common(whole, sample.messages[: position + 1], False)
+            read, start = self._start_of_turn(sample, render, whole, position, done)
+            end = self._end_of_common(sample, whole, render(position + 1, False))
             turn = whole[start:end]
             marker = turn.rfind(self._end_of_turn)
             learnt = turn.rstrip() + self._end_of_turn if marker < 0 else turn[: marker + len(self._end_of_turn)]
-            segments.append(_segment(whole[done:start], False, sample.messages[first_message:position]))
+            segments.append(_segment(read, False, sample.messages[first_message:position]))
             segments.append(_segment(learnt, True, (message,)))
             done = end if marker < 0 else start + len(learnt)
             first_message = position + 1
@@ -72,23 +118,64 @@ class ConversationRenderer:
             segments.append(_segment(whole[done:], False, sample.messages[first_message:]))
         return segments
 
-    def _end_of_common(self, whole: str, messages: Sequence[Message], open_turn: bool) -> int:
-        part = self._render(messages, open_turn)
+    def _start_of_turn(
+        self, sample: Sample, render: Callable[[int, bool], str], whole: str, position: int, done: int
+    ) -> tuple[str, int]:
+        """Finds what is read since ``done`` before a turn is generated, and where the turn's text begins in ``whole``.
+
+        Some templates write another space after the role of a past turn than after that of the one to be generated;
+        what is learnt must follow what is read at generation.
+        """
+        prompt = render(position, True)
+        if whole.startswith(prompt):
+            return whole[done : len(prompt)], len(prompt)
+        before = render(position, False)
+        header = prompt[len(before) :].split() if prompt.startswith(before) and whole.startswith(before) else []
+        pattern = r"\s*".join(["", *map(re.escape, header), ""])
+        found = re.compile(pattern).match(whole, len(before)) if header else None
+        if found is None:
+            return "", self._end_of_common(sample, whole, prompt)
+        return whole[done : len(before)] + prompt[len(before) :], found.end()
+
+    def _end_of_common(self, sample: Sample, whole: str, part: str) -> int:
         if not whole.startswith(part):
-            raise UserError(
+            raise BadSampleError(
+                origin_of(sample),
                 "the chat template changes earlier turns when later ones follow, so the completion cannot be located; "
-                "mark only the last assistant turn for training, or use a template that only appends"
+                "mark only the last assistant turn for training, or use a template that only appends",
             )
         return len(part)
 
-    def _render(self, messages: Sequence[Message], open_turn: bool) -> str:
-        conversation = [{"role": message.role, "content": self._content(message)} for message in messages]
-        rendered = self._template_owner.apply_chat_template(
-            conversation, tokenize=False, add_generation_prompt=open_turn
-        )
-        return str(rendered)
+    def _rendering(self, sample: Sample) -> Callable[[int, bool], str]:
+        """Returns what renders the first turns of a sample, all by one template, by how many and whether to go on."""
+        parts = [part for message in sample.messages for part in message.content]
+        if self._text_only and not all(isinstance(part, TextPart) for part in parts):
+            raise BadSampleError(
+                origin_of(sample),
+                "this model reads text only, but the sample has images or videos; choose a vision-language checkpoint",
+            )
+        template = self._choose_template(any(isinstance(part, VideoPart) for part in parts))
 
-    def _content(self, message: Message) -> list[dict[str, str]]:
+        def render(count: int, open_turn: bool) -> str:
+            try:
+                return self._render(sample.messages[:count], open_turn, template)
+            except jinja2.exceptions.TemplateError as fault:
+                reason = f"the chat template refuses the conversation: {fault}"
+                raise BadSampleError(origin_of(sample), reason) from fault
+
+        return render
+
+    def _render(self, messages: Sequence[Message], open_turn: bool, template: str | None) -> str:
+        conversation = [{"role": message.role, "content": self._content(message)} for message in messages]
+        options = {} if template is None else {"chat_template": template}
+        rendered = self._template_owner.apply_chat_template(
+            conversation, tokenize=False, add_generation_prompt=open_turn, **options
+        )
+        return self._begin + str(rendered)
+
+    def _content(self, message: Message) -> str | list[dict[str, str]]:
+        if self._text_only:
+            return self._without_control_tokens(message.text)
         parts = []
         for part in message.content:
             if isinstance(part, TextPart):
@@ -98,9 +185,13 @@ class ConversationRenderer:
         return parts
 
     def _without_control_tokens(self, text: str) -> str:
-        for token in getattr(self, "_control_tokens", ()):
+        for token in self._control_tokens:
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
+
+
+def _owners_choice(shows_video: bool) -> None:
+    """Leaves the template to its owner."""
 
 
 def _segment(text: str, trained: bool, messages: Sequence[Message]) -> Segment:

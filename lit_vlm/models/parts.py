@@ -53,10 +53,14 @@ def module_parts(model: Any) -> dict[Part, tuple[str, ...]]:
 def part_of(name: str, parts: Mapping[Part, tuple[str, ...]]) -> Part:
     """Tells which part a module or parameter belongs to: that of the longest module name which holds it.
 
+    A parameter that stands alone beside the projector, such as the embedding that ends an image's line, belongs to it.
+
     Raises:
         UserError: It lies in no part.
     """
     holders = [(len(prefix), part) for part, prefixes in parts.items() for prefix in prefixes if _is_in(name, prefix)]
+    if not holders and name.rpartition(".")[0] in {prefix.rpartition(".")[0] for prefix in parts.get("projector", ())}:
+        return "projector"
     if not holders:
         raise UserError(
             f"{name!r} lies in none of the parts {dict(parts)} of this model; its family needs a file in "

@@ -5,20 +5,33 @@ Legend: ``B`` rows of a batch, ``L`` padded tokens of a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lit_vlm.functional.media import open_image, open_video
-from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.records import IGNORED_LABEL, BadSample, EvaluationBatch, PromptBatch, Sample
+from lit_vlm.interfaces.errors import BadSampleError, UserError
+from lit_vlm.interfaces.records import (
+    IGNORED_LABEL,
+    BadSample,
+    EvaluationBatch,
+    PromptBatch,
+    Sample,
+    TokenCount,
+)
 from lit_vlm.interfaces.roles import SampleEncoder
-from lit_vlm.models.conversation import ConversationRenderer, Segment
+from lit_vlm.models.conversation import ConversationRenderer, Segment, origin_of
+from lit_vlm.models.expected_text import expected_text
+from lit_vlm.models.families.discovery import family_of
+from lit_vlm.models.families.family import Family, MediaCounts, Visual
 
 TOKEN_KEYS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
+Cut = Callable[[Sample], list[Segment]]
 
 
 @dataclass
@@ -31,11 +44,21 @@ class _Row:
     """0 text, 1 image, 2 video; one a token."""
     completion_start: int | None = None
     """Where the last trained segment begins."""
+    outputs: list[dict[str, Any]] = field(default_factory=list)
+    """What the processor gave for each segment with media."""
+
+    def add(self, ids: list[int], media_types: list[int], trained: bool) -> None:
+        """Appends a segment."""
+        if trained:
+            self.completion_start = len(self.ids)
+        self.ids.extend(ids)
+        self.media_types.extend(media_types)
+        self.trained.extend([trained] * len(ids))
 
     def prompt(self) -> _Row:
         """The part before the last completion."""
         end = self.completion_start
-        return _Row(self.ids[:end], self.trained[:end], self.media_types[:end])
+        return _Row(self.ids[:end], self.trained[:end], self.media_types[:end], outputs=self.outputs)
 
 
 class ProcessorEncoder(SampleEncoder):
@@ -53,11 +76,24 @@ class ProcessorEncoder(SampleEncoder):
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.max_tokens = max_tokens
         self.max_video_frames = max_video_frames
-        named = [getattr(processor, f"{kind}_token", None) for kind in ("image", "video")]
-        media_tokens = [token for token in named if isinstance(token, str)]
-        self.media_token_ids = [int(self.tokenizer.convert_tokens_to_ids(token)) for token in media_tokens]
+        self._text_only = processor is self.tokenizer
+        self.family = Family() if self._text_only else family_of(processor)
+        self._placeholders = MediaCounts(-1, -1) if self._text_only else self.family.placeholder_ids(processor)
+        self.media_token_ids = [
+            token_id for token_id in (self._placeholders.image, self._placeholders.video) if token_id >= 0
+        ]
+        self._media_tokens: list[str] = self.tokenizer.convert_ids_to_tokens(self.media_token_ids)
+        self._runs = re.compile(r"({})\1+".format("|".join(map(re.escape, self._media_tokens))))
+        # A composite processor's template wins; text-only checkpoints keep theirs in the tokenizer.
         owner = processor if getattr(processor, "chat_template", None) else self.tokenizer
-        self._renderer = ConversationRenderer(owner, self.tokenizer, media_tokens)
+        self._renderer = ConversationRenderer(
+            owner,
+            self.tokenizer,
+            [] if self._text_only else self.family.control_tokens(processor),
+            text_only=self._text_only,
+            begin=self._beginning(),
+            choose_template=None if self._text_only else partial(self.family.chat_template, processor),
+        )
 
     @property
     def padding_id(self) -> int:
@@ -78,27 +114,23 @@ class ProcessorEncoder(SampleEncoder):
         """Encodes prompts with their completions, right-padded, with labels on trained assistant turns only.
 
         Raises:
-            UserError: A medium cannot be decoded, or the chat template cannot be cut into turns.
+            BadSampleError: A medium cannot be decoded, its placeholders do not match its features, or the chat template
+                cannot be cut into turns.
         """
-        rows, visual = self._rows(samples, self._renderer.segments)
+        rows = self._rows(samples, self._renderer.segments)
         reasons = [self._reason_to_drop(row) for row in rows]
-        kept = [index for index, reason in enumerate(reasons) if reason is None]
         dropped = tuple(
-            BadSample(sample.meta.origin or sample.id, reason)
+            BadSample(origin_of(sample), reason)
             for sample, reason in zip(samples, reasons, strict=True)
             if reason is not None
         )
-        if dropped:
-            samples = [samples[index] for index in kept]
-            # Media are packed over the batch, so those of dropped rows leave by encoding the rest again.
-            if samples:
-                rows, visual = self._rows(samples, self._renderer.segments)
-            else:
-                rows, visual = [_Row([self.padding_id], [False], [0])], {}
+        kept = [index for index, reason in enumerate(reasons) if reason is None]
+        samples = [samples[index] for index in kept]
+        rows = [rows[index] for index in kept] or [_Row([self.padding_id], [False], [0])]
         for row in rows:
             for values in (row.ids, row.trained, row.media_types):
                 del values[self.max_tokens :]
-        batch = self._pad(rows, visual, samples, left=False)
+        batch = self._pad(rows, self._visual(rows), samples, left=False)
         batch.dropped = dropped
         return batch
 
@@ -106,29 +138,70 @@ class ProcessorEncoder(SampleEncoder):
         """Encodes the prompts alone, left-padded, ready to be continued.
 
         Raises:
-            UserError: A prompt is longer than ``max_tokens``.
+            BadSampleError: A prompt is longer than ``max_tokens``, or cannot be encoded.
         """
-        rows, visual = self._rows(samples, self._renderer.prompt_segments)
-        return self._pad_prompts(rows, visual, samples)
+        rows = self._rows(samples, self._renderer.prompt_segments)
+        return self._pad_prompts(rows, self._visual(rows), samples)
 
     def encode_evaluation(self, samples: Sequence[Sample]) -> EvaluationBatch:
-        """Encodes both forms, decoding each image once; no row is cut or dropped."""
-        rows, visual = self._rows(samples, self._evaluation_segments)
+        """Encodes both forms, decoding each image once; no row is cut or dropped.
+
+        Raises:
+            BadSampleError: A prompt is longer than ``max_tokens``, or cannot be encoded.
+        """
+        rows = self._rows(samples, self._evaluation_segments)
+        visual = self._visual(rows)
         return EvaluationBatch(
             complete=self._pad(rows, visual, samples, left=False),
             prompts=self._pad_prompts([row.prompt() for row in rows], visual, samples),
         )
 
+    def count_tokens(self, sample: Sample) -> TokenCount:
+        """Counts the tokens of a sample with its completions, before any cut.
+
+        Media are not decoded where the family tells their tokens by their size, which stands in the reference or in an
+        image's header; others are encoded.
+
+        Raises:
+            BadSampleError: The sample cannot be encoded.
+        """
+        segments = self._renderer.segments(sample)
+        in_row = sum(len(segment.images) for segment in segments)
+        text = media = 0
+        for segment in segments:
+            written: str | None = segment.text
+            if _shows_media(segment):
+                self._check_placeholders(origin_of(sample), segment)
+                with _blaming(origin_of(sample)):
+                    written = expected_text(self.family, self.processor, sample, segment, in_row, self.max_video_frames)
+            if written is None:
+                _, types, _ = self._process_media(sample, segment, in_row)
+                placeholders = sum(kind > 0 for kind in types)
+                text, media = text + len(types) - placeholders, media + placeholders
+            else:
+                # Special tokens split text, so that a run of placeholders need not be tokenised to be counted.
+                ids = self._tokenise([self._runs.sub(r"\1", written)])[0]
+                text += sum(token_id not in self.media_token_ids for token_id in ids)
+                media += sum(written.count(token) for token in self._media_tokens)
+        return TokenCount(text, media)
+
+    def _beginning(self) -> str:
+        """The token that the tokenizer puts before any text, for templates that leave it to the tokenizer."""
+        token_id = self.tokenizer.bos_token_id
+        ids = self.tokenizer("a")["input_ids"]
+        return str(self.tokenizer.bos_token) if token_id is not None and ids[0] == token_id else ""
+
     def _evaluation_segments(self, sample: Sample) -> list[Segment]:
         answered = sample.messages[-1].role == "assistant" and sample.messages[-1].train
         return self._renderer.segments(sample) if answered else self._renderer.prompt_segments(sample)
 
-    def _pad_prompts(self, rows: list[_Row], visual: dict[str, Tensor], samples: Sequence[Sample]) -> PromptBatch:
+    def _pad_prompts(self, rows: list[_Row], visual: Visual, samples: Sequence[Sample]) -> PromptBatch:
         for row, sample in zip(rows, samples, strict=True):
             if len(row.ids) > self.max_tokens:
-                raise UserError(
+                raise BadSampleError(
+                    origin_of(sample),
                     f"the prompt of sample {sample.id!r} has {len(row.ids)} tokens, more than max_tokens="
-                    f"{self.max_tokens}; raise model.max_tokens or lower the pixel budget"
+                    f"{self.max_tokens}; raise model.max_tokens or lower the pixel budget",
                 )
         batch = self._pad(rows, visual, samples, left=True)
         batch.labels = None
@@ -141,34 +214,25 @@ class ProcessorEncoder(SampleEncoder):
             return "media beyond max_tokens"
         return None
 
-    def _rows(
-        self, samples: Sequence[Sample], cut: Callable[[Sample], list[Segment]]
-    ) -> tuple[list[_Row], dict[str, Tensor]]:
+    def _rows(self, samples: Sequence[Sample], cut: Cut) -> list[_Row]:
         """Tokenises every segment, media segments through the processor and the rest through the tokenizer."""
-        segments = [(index, segment) for index, sample in enumerate(samples) for segment in cut(sample)]
-        with_media = [position for position, (_, segment) in enumerate(segments) if segment.images or segment.videos]
-        text_only = [
-            position for position, (_, segment) in enumerate(segments) if not (segment.images or segment.videos)
-        ]
-        encoded: dict[int, tuple[list[int], list[int]]] = {}
-        visual: dict[str, Tensor] = {}
-        if with_media:
-            rows, visual = self._process_media([(samples[segments[p][0]], segments[p][1]) for p in with_media])
-            encoded.update(zip(with_media, rows, strict=True))
-        if text_only:
-            texts = [segments[position][1].text for position in text_only]
-            for position, ids in zip(text_only, self._tokenise(texts), strict=True):
-                encoded[position] = (ids, [0] * len(ids))
-        rows_out = [_Row() for _ in samples]
-        for position, (index, segment) in enumerate(segments):
-            ids, media_types = encoded[position]
-            row = rows_out[index]
-            if segment.trained:
-                row.completion_start = len(row.ids)
-            row.ids.extend(ids)
-            row.media_types.extend(media_types)
-            row.trained.extend([segment.trained] * len(ids))
-        return rows_out, visual
+        cuts = [cut(sample) for sample in samples]
+        texts = [segment.text for segments in cuts for segment in segments if not _shows_media(segment)]
+        tokenised = iter(self._tokenise(texts) if texts else [])
+        rows = []
+        for sample, segments in zip(samples, cuts, strict=True):
+            in_row = sum(len(segment.images) for segment in segments)
+            row = _Row()
+            for segment in segments:
+                if _shows_media(segment):
+                    ids, types, output = self._process_media(sample, segment, in_row)
+                    row.outputs.append(output)
+                else:
+                    ids = next(tokenised)
+                    types = [0] * len(ids)
+                row.add(ids, types, segment.trained)
+            rows.append(row)
+        return rows
 
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
         # Templates write their own first token where a family has one.
@@ -176,49 +240,71 @@ class ProcessorEncoder(SampleEncoder):
         return ids
 
     def _process_media(
-        self, items: list[tuple[Sample, Segment]]
-    ) -> tuple[list[tuple[list[int], list[int]]], dict[str, Tensor]]:
-        if self.processor is self.tokenizer:
-            raise UserError("this model reads text only, but the data has images; choose a vision-language checkpoint")
-        images = [[open_image(sample.images[index]) for index in segment.images] for sample, segment in items]
-        videos = [
-            open_video(sample.videos[index], self.max_video_frames)
-            for sample, segment in items
-            for index in segment.videos
-        ]
-        options: dict[str, Any] = {}
-        if any(images):
-            options["images"] = [shown for shown in images if shown]
-        if videos:
-            options["videos"] = [frames for frames, _ in videos]
-            options["video_metadata"] = [
-                {"fps": rate, "total_num_frames": len(frames), "frames_indices": list(range(len(frames)))}
-                for frames, rate in videos
-            ]
-            options["do_sample_frames"] = False
-        output = self.processor(
-            text=[segment.text for _, segment in items],
-            return_tensors="pt",
-            padding=True,
-            add_special_tokens=False,
-            **options,
-        )
-        masks = output["attention_mask"].bool()
-        ids = output["input_ids"]
-        types = output.get("mm_token_type_ids")
-        if types is None:
-            types = torch.zeros_like(ids)
-            for kind, token_id in enumerate(self.media_token_ids, start=1):
-                types[ids == token_id] = kind
-        rows = [(ids[row, mask].tolist(), types[row, mask].tolist()) for row, mask in enumerate(masks)]
-        visual = {name: torch.as_tensor(value) for name, value in output.items() if name not in TOKEN_KEYS}
-        if "mm_token_type_ids" in output:
-            visual["mm_token_type_ids"] = types  # replaced by the padded rows below
-        return rows, visual
+        self, sample: Sample, segment: Segment, in_row: int
+    ) -> tuple[list[int], list[int], dict[str, Any]]:
+        """Encodes a segment with media.
 
-    def _pad(
-        self, rows: list[_Row], visual: dict[str, Tensor], samples: Sequence[Sample], *, left: bool
-    ) -> PromptBatch:
+        Returns:
+            Token ids, the kind of each (0 text, 1 image, 2 video), and the processor's output.
+
+        Raises:
+            BadSampleError: The media or their placeholders are at fault.
+        """
+        origin = origin_of(sample)
+        self._check_placeholders(origin, segment)
+        with _blaming(origin):
+            images = [open_image(sample.images[index]) for index in segment.images]
+            read = [open_video(sample.videos[index], self.max_video_frames) for index in segment.videos]
+        videos = self.family.even(read, self.max_video_frames)
+        try:
+            output = dict(self.family.process(self.processor, segment.text, images, videos, in_row))
+        except ValueError as fault:
+            reason = str(fault).strip().splitlines()[0]
+            raise BadSampleError(origin, f"the processor refuses the images or videos: {reason}") from fault
+        ids = output["input_ids"][0]
+        types = torch.zeros_like(ids)
+        for kind, token_id in enumerate((self._placeholders.image, self._placeholders.video), start=1):
+            types[ids == token_id] = kind
+        found = MediaCounts(int((types == 1).sum()), int((types == 2).sum()))
+        expected = self.family.feature_rows(self.processor, self._tensors(output))
+        if found != expected:
+            raise BadSampleError(
+                origin,
+                f"its media have {found.image} image and {found.video} video placeholder tokens, but "
+                f"{expected.image} and {expected.video} feature rows; the processor does not belong to this model",
+            )
+        return ids.tolist(), types.tolist(), output
+
+    def _check_placeholders(self, origin: str, segment: Segment) -> None:
+        for kind, shown in (("image", segment.images), ("video", segment.videos)):
+            token = getattr(self.processor, f"{kind}_token", None)
+            if shown and getattr(self.processor, f"{kind}_processor", None) is None:
+                raise BadSampleError(
+                    origin, f"this model takes no {kind}s; leave the sample out or choose another model"
+                )
+            if token is not None and segment.text.count(token) != len(shown):
+                reason = (
+                    f"a turn has {kind}s: {len(shown)}, of which the chat template shows {segment.text.count(token)}"
+                )
+                raise BadSampleError(origin, reason)
+
+    def _tensors(self, output: dict[str, Any]) -> Visual:
+        names = [*self.processor.model_input_names, "pixel_values", "pixel_values_videos"]
+        return {
+            name: torch.as_tensor(value) for name, value in output.items() if name in names and name not in TOKEN_KEYS
+        }
+
+    def _visual(self, rows: list[_Row]) -> Visual:
+        """Puts the media of a batch together, with the name of the token types, whose values padding fills in."""
+        if self._text_only:
+            return {}
+        visual = self.family.join([[self._tensors(output) for output in row.outputs] for row in rows])
+        token_types = self.family.token_types([output for row in rows for output in row.outputs])
+        if token_types is not None:
+            visual[token_types] = torch.empty(0)
+        return visual
+
+    def _pad(self, rows: list[_Row], visual: Visual, samples: Sequence[Sample], *, left: bool) -> PromptBatch:
         length = max(len(row.ids) for row in rows)
         input_ids = torch.full((len(rows), length), self.padding_id)
         attention_mask = torch.zeros_like(input_ids)
@@ -232,7 +318,18 @@ class ProcessorEncoder(SampleEncoder):
             media_types[index, span] = torch.tensor(row.media_types)
             trained = torch.tensor(row.trained) & (media_types[index, span] == 0)
             labels[index, span] = torch.where(trained, ids, IGNORED_LABEL)
-        visual = dict(visual)
-        if "mm_token_type_ids" in visual:
-            visual["mm_token_type_ids"] = media_types
+        visual = {name: media_types if name in TOKEN_KEYS else tensor for name, tensor in visual.items()}
         return PromptBatch(input_ids, attention_mask, visual, tuple(samples), labels)
+
+
+@contextmanager
+def _blaming(origin: str) -> Iterator[None]:
+    """Turns what is wrong with a medium into what is wrong with its sample."""
+    try:
+        yield
+    except UserError as fault:
+        raise BadSampleError(origin, str(fault)) from fault
+
+
+def _shows_media(segment: Segment) -> bool:
+    return bool(segment.images or segment.videos)

@@ -16,15 +16,19 @@ from torch import Tensor, nn
 from lit_vlm.functional.chunked_log_probs import DEFAULT_CHUNK_TOKENS, chunked_log_probs
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import IGNORED_LABEL, PromptBatch, TokenScores
+from lit_vlm.models.adapters import has_adapter, save_adapter
+from lit_vlm.models.parts import Part, module_parts, part_of
+from lit_vlm.models.tuning import PartModules, set_training_mode, trained_parts
 
-VISION_NAMES = ("visual", "vision_tower", "vision_model")
+TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
+"""Inputs that tell the kind of each token; the others are media."""
 
 
 @dataclass(frozen=True)
 class GenerationSettings:
     """How completions are decoded."""
 
-    max_new_tokens: int = 128
+    max_new_tokens: int = 256
     """Longest completion, in tokens."""
     temperature: float = 0.0
     """Sampling temperature; 0 decodes greedily."""
@@ -68,11 +72,16 @@ class VisionLanguageModel(nn.Module):
         model: The Hugging Face model, with a language head.
         media_token_ids: Placeholder ids that must never be generated.
         padding_id: Id that fills generated rows after their end.
+        parts: The modules of each part; found where not given. What is trained is settled before this is built.
     """
 
-    def __init__(self, model: Any, *, media_token_ids: list[int], padding_id: int) -> None:
+    def __init__(
+        self, model: Any, *, media_token_ids: list[int], padding_id: int, parts: PartModules | None = None
+    ) -> None:
         super().__init__()
         self.model = model
+        self.parts = module_parts(model) if parts is None else parts
+        self.trained_parts = trained_parts(model, self.parts)
         self.media_token_ids = media_token_ids
         self.padding_id = padding_id
 
@@ -81,10 +90,21 @@ class VisionLanguageModel(nn.Module):
         """Rows of the output embedding, ``V``."""
         return int(self.model.get_output_embeddings().weight.shape[0])
 
+    def part_of(self, name: str) -> Part:
+        """Tells which part a parameter of this module belongs to."""
+        return part_of(name.removeprefix("model."), self.parts)
+
+    def train(self, mode: bool = True) -> VisionLanguageModel:
+        """Sets the mode of the parts that train; frozen ones stay in evaluation mode, without dropout."""
+        super().train(mode)
+        if mode:
+            set_training_mode(self.model, self.parts, self.trained_parts)
+        return self
+
     def vision_parameters(self) -> Iterator[nn.Parameter]:
         """Yields the parameters of the vision tower and projector; none for text-only models."""
         for name, parameter in self.model.named_parameters():
-            if any(part in VISION_NAMES for part in name.split(".")):
+            if part_of(name, self.parts) in ("vision", "projector"):
                 yield parameter
 
     def hidden_states(self, batch: PromptBatch) -> Tensor:
@@ -126,16 +146,18 @@ class VisionLanguageModel(nn.Module):
             hidden[rows, columns], head.weight, getattr(head, "bias", None), chosen, chunk_tokens
         )
         if self.training:
-            log_probs = log_probs + self._touch_unused(batch)
+            log_probs = log_probs + self._touch_unused()
         if not len(chosen):
             # An empty selection has no graph of its own; the step must still reach every parameter.
             log_probs = log_probs + 0.0 * hidden.sum()
         return TokenScores(log_probs, rows, is_top)
 
-    def _touch_unused(self, batch: PromptBatch) -> Tensor | float:
-        """Ties the vision tower into a text-only step, so that data-parallel ranks agree on what has gradients."""
-        has_media = any(name != "mm_token_type_ids" for name in batch.visual)
-        if has_media or not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    def _touch_unused(self) -> Tensor | float:
+        """Ties vision tower and projector into every step, so that data-parallel ranks agree on what has gradients.
+
+        A step may lack images on one rank only, and some towers have layers that no step uses.
+        """
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return 0.0
         unused = [parameter.sum() for parameter in self.vision_parameters() if parameter.requires_grad]
         return 0.0 * torch.stack(unused).sum() if unused else 0.0
@@ -151,8 +173,8 @@ class VisionLanguageModel(nn.Module):
         Returns:
             Completion ids of each row, the end-of-turn token included where it was reached.
         """
-        was_training = self.model.training
-        self.model.eval()
+        was_training = self.training
+        self.eval()
         output = self.model.generate(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
@@ -162,7 +184,7 @@ class VisionLanguageModel(nn.Module):
             pad_token_id=self.padding_id,
             use_cache=True,
         )
-        self.model.train(was_training)
+        self.train(was_training)
         end = self.model.generation_config.eos_token_id
         end_ids = set(end) if isinstance(end, list) else {end}
         return [_cut(row, end_ids) for row in output[:, batch.input_ids.shape[1] :].tolist()]
@@ -185,8 +207,9 @@ class VisionLanguageModel(nn.Module):
             added[row, : len(ids)] = added.new_tensor(ids)
             mask[row, : len(ids)] = 1
         visual = dict(prompts.visual)
-        if "mm_token_type_ids" in visual:
-            visual["mm_token_type_ids"] = torch.cat([visual["mm_token_type_ids"], torch.zeros_like(added)], 1)
+        for name in TOKEN_TYPES:
+            if name in visual:
+                visual[name] = torch.cat([visual[name], torch.zeros_like(added)], 1)
         ignored = torch.full_like(prompts.input_ids, IGNORED_LABEL)
         batch = PromptBatch(
             input_ids=torch.cat([prompts.input_ids, added], 1),
@@ -199,8 +222,11 @@ class VisionLanguageModel(nn.Module):
         return sums.index_add(0, scores.rows, scores.log_probs)
 
     def save(self, folder: Path) -> None:
-        """Writes weights (safetensors) and configuration as a Hugging Face folder."""
-        self.model.save_pretrained(folder)
+        """Writes weights (safetensors) and configuration as a Hugging Face folder, or the adapter in PEFT's format."""
+        if has_adapter(self.model):
+            save_adapter(self.model, folder)
+        else:
+            self.model.save_pretrained(folder)
 
 
 def _cut(ids: list[int], end_ids: set[int]) -> list[int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,15 +15,21 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 
 from lit_vlm.evaluation.evaluation_metrics import EvaluationMetrics
-from lit_vlm.interfaces.capabilities import COMPLETIONS, ServesTasks
+from lit_vlm.interfaces.capabilities import COMPLETIONS, PartSummary, ServesTasks
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import Completion, EvaluationBatch, PromptBatch
 from lit_vlm.interfaces.roles import Reward
 from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.processor_encoder import ProcessorEncoder
+from lit_vlm.models.support_matrix import check_support
+from lit_vlm.models.token_budget import token_budgets
+from lit_vlm.models.tuning import summarise_parts
 from lit_vlm.models.vision_language_model import GenerationSettings, VisionLanguageModel
 from lit_vlm.paradigms.optimization import OptimizerSettings, total_optimizer_steps
+from lit_vlm.paradigms.strategies import strategy_kind
 from lit_vlm.parsing.answers import check_answer
+
+POLICY = "_policy."
 
 
 class VLMModule(LightningModule):
@@ -55,8 +63,12 @@ class VLMModule(LightningModule):
         self.generation = generation
         self.reward = reward
         self.max_tokens = max_tokens
+        # Checkpoints of an adapter run leave the frozen weights out.
+        self.strict_loading = backbone.adapter is None
         self._encoder: ProcessorEncoder | None = None
         self._policy: VisionLanguageModel | None = None
+        self._part_summaries: tuple[PartSummary, ...] = ()
+        self._trained_names: frozenset[str] = frozenset()
         self.evaluation_metrics = nn.ModuleDict()
 
     @property
@@ -81,19 +93,63 @@ class VLMModule(LightningModule):
         """Loads the weights, once."""
         if self._policy is None:
             seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-            self._policy = self.backbone.load_model(self.encoder, seed)
+            self._policy = self.backbone.load_model(self.encoder, seed, self.trainer.strategy.root_device)
             self._policy.train()
+            # Lightning warns of frozen parts, which are in evaluation mode on purpose.
+            warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+            # Counted and named here, since a strategy may cut the weights up and wrap their modules.
+            self._part_summaries = summarise_parts(self._policy.model, self._policy.parts)
+            self._trained_names = frozenset(name for name, value in self.named_parameters() if value.requires_grad)
 
     def setup(self, stage: str) -> None:
-        """Prepares the metrics for the tasks that the data serve."""
+        """Prepares the metrics for the tasks that the data serve.
+
+        Raises:
+            UserError: The Trainer's strategy does not stand how the model is to be loaded.
+        """
+        check_support(strategy_kind(self.trainer.strategy), self.backbone)
         tasks = self._data().tasks
         for name in ("validation", "test", "predict"):
             self.evaluation_metrics[name] = EvaluationMetrics(tasks)
 
+    def part_summaries(self) -> Sequence[PartSummary]:
+        """Returns the parts of the model with their sizes, in the order in which data pass them."""
+        return self._part_summaries
+
+    def token_budgets(self) -> Sequence[str]:
+        """Says in a line each what an image and a video cost, in tokens."""
+        return token_budgets(self.encoder)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leaves out what an adapter run never changes: the frozen weights come from the base model again."""
+        if self.backbone.adapter is not None:
+            checkpoint["state_dict"] = {
+                name: value
+                for name, value in checkpoint["state_dict"].items()
+                if name in self._trained_names or not name.startswith(POLICY)
+            }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Checks that a checkpoint of an adapter run holds exactly what this run trains.
+
+        Raises:
+            UserError: It does not.
+        """
+        if self.backbone.adapter is None or not self._trained_names:
+            return
+        held = {name for name in checkpoint["state_dict"] if name.startswith(POLICY)}
+        missing, unexpected = sorted(self._trained_names - held), sorted(held - self._trained_names)
+        if missing or unexpected:
+            raise UserError(
+                f"the checkpoint lacks {len(missing)} weights that this run trains ({', '.join(missing[:3])}) and has "
+                f"{len(unexpected)} others ({', '.join(unexpected[:3])}); resume with the same model.backbone.adapter"
+            )
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Makes the optimizer, and a schedule that follows optimizer steps."""
         batches = self._data().train_batches(self.trainer.world_size)
-        optimizer, scheduler = self.optimizer_settings.build(self.policy, total_optimizer_steps(self.trainer, batches))
+        steps = total_optimizer_steps(self.trainer, batches)
+        optimizer, scheduler = self.optimizer_settings.build(self.policy, steps, self.policy.part_of)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def validation_step(self, batch: EvaluationBatch, batch_idx: int) -> dict[str, Any]:
@@ -117,13 +173,13 @@ class VLMModule(LightningModule):
         self._log_evaluation("test")
 
     def export(self, folder: Path) -> None:
-        """Writes the policy as a Hugging Face folder that plain ``from_pretrained`` loads.
+        """Writes the policy as a folder that plain ``from_pretrained`` loads, an adapter in PEFT's format.
 
         Args:
             folder: Where to write; made if absent. Only the first rank writes.
         """
         if self.trainer.is_global_zero:
-            self.policy.save(folder)
+            self.backbone.save(self.policy, folder)
             self.encoder.processor.save_pretrained(folder)
 
     def _evaluate(self, batch: EvaluationBatch, stage: str) -> list[Completion]:

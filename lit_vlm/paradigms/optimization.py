@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from lightning import Trainer
 from torch import nn
@@ -13,6 +13,33 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from lit_vlm.interfaces.errors import UserError
+
+WHOLE = "model"
+"""Name of the groups of all parts without settings of their own."""
+
+
+@dataclass(frozen=True)
+class PartOptimizer:
+    """What a part of the model has of its own; None takes the value for the whole model."""
+
+    learning_rate: float | None = None
+    """Peak learning rate of the part."""
+    weight_decay: float | None = None
+    """Decay of the part's matrices."""
+
+
+@dataclass(frozen=True)
+class PartOptimizers:
+    """Settings of single parts; the schedule is the same for all."""
+
+    vision: PartOptimizer = PartOptimizer()
+    """Of the vision tower."""
+    projector: PartOptimizer = PartOptimizer()
+    """Of what leads from vision to language."""
+    language: PartOptimizer = PartOptimizer()
+    """Of the decoder."""
+    head: PartOptimizer = PartOptimizer()
+    """Of the output embeddings, where they are not those of the decoder's input."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +60,8 @@ class OptimizerSettings:
     """Linear warm-up: a share of all steps where below 1, a number of steps otherwise."""
     final_share: float = 0.0
     """Learning rate of the last step as a share of the peak."""
+    parts: PartOptimizers = PartOptimizers()
+    """Learning rates and decays of single parts of the model."""
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
@@ -42,16 +71,35 @@ class OptimizerSettings:
                 f"model.optimizer has warmup {self.warmup} and final_share {self.final_share}; "
                 "warmup must not be negative and final_share must lie in [0, 1]"
             )
+        for part, own in self._own().items():
+            if own.learning_rate is not None and own.learning_rate <= 0:
+                raise UserError(
+                    f"model.optimizer.parts.{part}.learning_rate is {own.learning_rate}; give a positive number, or "
+                    "freeze the part with model.backbone.train_parts"
+                )
 
-    def build(self, model: nn.Module, total_steps: int) -> tuple[AdamW, LambdaLR]:
+    def build(
+        self, model: nn.Module, total_steps: int, part_of: Callable[[str], str] | None = None
+    ) -> tuple[AdamW, LambdaLR]:
         """Makes the optimizer over the trainable parameters, and its schedule by optimizer step.
 
+        Args:
+            model: Whose parameters are trained.
+            total_steps: Optimizer steps of the run.
+            part_of: Tells the part of a parameter by its name; needed where parts have settings of their own.
+
         Raises:
-            UserError: Nothing is trainable.
+            UserError: Nothing is trainable, or a part with settings of its own has nothing to train.
         """
-        groups = self._groups(model)
-        if not any(group["params"] for group in groups):
+        groups = self._groups(model, part_of)
+        if not groups:
             raise UserError("no parameter is trainable; unfreeze a part of the model")
+        for part in self._own():
+            if not any(str(group["name"]).startswith(f"{part}/") for group in groups):
+                raise UserError(
+                    f"model.optimizer.parts.{part} is given, but the {part} part has nothing to train of its own; "
+                    "leave it out, or train the part"
+                )
         optimizer = AdamW(groups, lr=self.learning_rate, betas=self.betas, eps=self.epsilon)
         return optimizer, LambdaLR(optimizer, self.multiplier(total_steps))
 
@@ -70,23 +118,34 @@ class OptimizerSettings:
 
         return share
 
-    def _groups(self, model: nn.Module) -> list[dict[str, object]]:
+    def _own(self) -> dict[str, PartOptimizer]:
+        """Returns the parts that have settings of their own."""
+        settings = {item.name: getattr(self.parts, item.name) for item in fields(self.parts)}
+        return {part: own for part, own in settings.items() if own != PartOptimizer()}
+
+    def _groups(self, model: nn.Module, part_of: Callable[[str], str] | None) -> list[dict[str, Any]]:
+        """Groups the trainable parameters by part, where it has settings of its own, and by whether they decay."""
         embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-        decayed, kept = _split(
-            (parameter for parameter in model.parameters() if parameter.requires_grad),
-            lambda parameter: parameter.ndim >= 2 and id(parameter) not in embeddings,
-        )
-        return [{"params": decayed, "weight_decay": self.weight_decay}, {"params": kept, "weight_decay": 0.0}]
-
-
-def _split(
-    parameters: Iterable[nn.Parameter], chosen: Callable[[nn.Parameter], bool]
-) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    inside: list[nn.Parameter] = []
-    outside: list[nn.Parameter] = []
-    for parameter in parameters:
-        (inside if chosen(parameter) else outside).append(parameter)
-    return inside, outside
+        own = self._own()
+        groups: dict[str, dict[str, Any]] = {}
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            part = part_of(name) if own and part_of is not None else WHOLE
+            part = part if part in own else WHOLE
+            settings = own.get(part, PartOptimizer())
+            decays = parameter.ndim >= 2 and id(parameter) not in embeddings
+            decay = self.weight_decay if settings.weight_decay is None else settings.weight_decay
+            label = f"{part}/{'decayed' if decays else 'not_decayed'}"
+            group = {
+                "name": label,
+                "params": [],
+                "lr": settings.learning_rate or self.learning_rate,
+                "weight_decay": decay if decays else 0.0,
+            }
+            groups.setdefault(label, group)["params"].append(parameter)
+        # The first group's rate is the one that is logged: that of the model, where parts leave any of it.
+        return [groups[label] for label in sorted(groups, key=lambda label: (not label.startswith(WHOLE), label))]
 
 
 def total_optimizer_steps(trainer: Trainer, batches_per_epoch: int) -> int:

@@ -53,7 +53,7 @@ def run(*words):
         (["--model.objective", "Nope"], ("--model.objective", "'Nope'")),
         (["--data", "DigitReasoning"], ("--data", "'DigitsReasoning'")),
         (["--data.batch_size", "0"], ("data.batch_size is 0", "at least 1")),
-        (["--data.levels", "[9]"], ("levels is [9]", "choose one or more of")),
+        (["--data.levels", "[9]"], ("levels holds [9]", "choose one or more of")),
         (["--data.leevls", "[1]"], ("--data.leevls", "'levels'")),
         (["--trainer.max_stepss", "3"], ("--trainer.max_stepss", "'max_steps'")),
         (["--trainer.max_steps", "x"], ("--trainer.max_steps", "a whole number")),

@@ -84,9 +84,9 @@ def test_every_level_fits_the_page():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tasks": ("read",)}, r"tasks is \['read'\]; choose one or more of \['read_digit'"),
+        ({"tasks": ("read",)}, r"tasks holds \['read'\], which there is not; choose one or more of \['read_digit'"),
         ({"tasks": ()}, "tasks is"),
-        ({"levels": (0,)}, "levels is"),
+        ({"levels": (0,)}, "levels holds"),
         ({"image_size": 16}, "image_size is 16"),
     ],
 )

@@ -228,8 +228,11 @@ def test_the_sizes_of_statements_are_settings():
         ({"people": (2, 9)}, r"people is \[2, 9\]"),
         ({"people": (3, 3)}, "each once"),
         ({"depth": 1}, "depth is 1; puzzles without operators never have exactly one solution"),
-        ({"width": 1}, "width is 1; give 2 to 3"),
-        ({"width": 4}, "width is 4; give 2 to 3, as a speaker among 2 people has 3 different simple things to say"),
+        ({"people": (2,), "width": 1}, "width is 1; give 2 to 3"),
+        (
+            {"people": (2,), "width": 4},
+            "width is 4; give 2 to 3, as a speaker among 2 people has 3 different simple things to say",
+        ),
         ({"perturbation": "typo"}, "unknown perturbation 'typo'; there are statement, leaf, random_pair"),
     ],
 )

@@ -1,9 +1,12 @@
 import io
 
-import decord  # noqa: F401  the module that reads videos must be importable
+import decord
+import numpy
 import pytest
+import torch
 from PIL import Image
 
+from lit_vlm.functional import media
 from lit_vlm.functional.media import open_image, open_video, resolve_media_path
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import MediaRef, VideoRef
@@ -84,6 +87,64 @@ def test_a_video_file_is_read_within_its_bounds(tmp_path):
     assert [frame.getpixel((5, 5))[0] for frame in shown] == [20, 70]
     with pytest.raises(UserError, match="no frame between"):
         open_video(VideoRef(file=MediaRef(path=str(video)), start=5.0, end=9.0), max_frames=4)
+
+
+def test_an_image_bomb_is_refused_by_its_header(monkeypatch):
+    small = png()
+    reference = MediaRef(bytes=png(size=(100, 50)), max_pixels=4999)
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(UserError, match="100 x 50 pixels, more than the 4,999 allowed; shrink it, or raise"):
+        open_image(reference)
+    monkeypatch.setattr(media, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(UserError, match="more than the 10 allowed"):
+        open_image(MediaRef(bytes=small))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)  # Pillow's own limit, at twice that number
+    with pytest.raises(UserError, match="is too large to be decoded at all"):
+        open_image(MediaRef(bytes=small, max_pixels=1000))
+
+
+def test_an_image_within_the_limit_is_decoded_without_a_warning(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    assert open_image(MediaRef(bytes=png(), max_pixels=48)).size == (8, 6)
+
+
+def test_empty_media_are_named(tmp_path):
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(UserError, match="the image 'empty.png' is empty"):
+        open_image(MediaRef(path="empty.png", root=str(tmp_path)))
+    with pytest.raises(UserError, match="the image given as 0 bytes is empty"):
+        open_image(MediaRef(bytes=b""))
+    with pytest.raises(UserError, match="the video 'empty.png' is empty"):
+        open_video(VideoRef(file=MediaRef(path="empty.png", root=str(tmp_path))), max_frames=4)
+
+
+def test_sixteen_bits_a_pixel_keep_their_shades():
+    buffer = io.BytesIO()
+    Image.fromarray(numpy.array([[0, 32768, 65535]], dtype="uint16")).save(buffer, "PNG")
+    image = open_image(MediaRef(bytes=buffer.getvalue()))
+    assert [image.getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
+
+
+def test_a_video_that_is_too_long_is_refused_but_a_span_of_it_is_read(tmp_path):
+    file = MediaRef(path=str(write_video(tmp_path / "a.gif", frames=20, rate=10)))
+    with pytest.raises(UserError, match="is 2.0 s long, more than the 1.0 s allowed; cut it, or raise"):
+        open_video(VideoRef(file=file, max_seconds=1.0), max_frames=4)
+    assert len(open_video(VideoRef(file=file, max_seconds=1.0, start=0.5, end=1.5), max_frames=4)[0]) == 2
+
+
+@pytest.mark.parametrize("convert", [numpy.asarray, lambda batch: torch.from_numpy(batch.copy())])
+def test_readers_may_return_arrays_of_their_own_or_others(tmp_path, monkeypatch, convert):
+    video = VideoRef(file=MediaRef(path=str(write_video(tmp_path / "a.gif", frames=20, rate=10))))
+    expected, _ = open_video(video, max_frames=3)
+    own = decord.VideoReader.get_batch
+    monkeypatch.setattr(decord.VideoReader, "get_batch", lambda self, at: convert(own(self, at).asnumpy()))
+    shown, _ = open_video(video, max_frames=3)
+    assert [frame.getpixel((5, 5)) for frame in shown] == [frame.getpixel((5, 5)) for frame in expected]
+
+
+def test_remote_videos_are_not_fetched():
+    with pytest.raises(UserError, match="is a remote address; download it"):
+        open_video(VideoRef(file=MediaRef(url="http://example.invalid/a.mp4")), max_frames=4)
 
 
 def test_a_broken_video_is_named(tmp_path):

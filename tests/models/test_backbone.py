@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from lit_vlm.interfaces.errors import UserError
+from lit_vlm.models.adapters import AdapterSettings
 from lit_vlm.models.backbone import Backbone
+from lit_vlm.models.quantisation import QuantisationSettings
 from lit_vlm.models.tiny_vlm import TINY_FOLDER
 
 
@@ -32,7 +34,9 @@ def test_weights_take_the_type_asked_for(random_tiny_folder, random_tiny_encoder
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
-def test_a_text_only_model_is_loaded_too(tmp_path, random_tiny_encoder):
+@pytest.fixture
+def random_text_folder(tmp_path, random_tiny_encoder):
+    """A tiny text-only Qwen2 with random weights."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     tokenizer = random_tiny_encoder.tokenizer
@@ -47,7 +51,11 @@ def test_a_text_only_model_is_loaded_too(tmp_path, random_tiny_encoder):
     Qwen2ForCausalLM(configuration).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "chat_template.jinja").write_text(random_tiny_encoder.processor.chat_template)
-    backbone = Backbone(str(tmp_path))
+    return tmp_path
+
+
+def test_a_text_only_model_is_loaded_too(random_text_folder):
+    backbone = Backbone(str(random_text_folder))
     encoder = backbone.load_encoder()
     assert encoder.media_token_ids == []
     assert type(backbone.load_model(encoder).model).__name__ == "Qwen2ForCausalLM"
@@ -81,3 +89,44 @@ def test_weights_that_are_not_safetensors_are_refused(random_tiny_folder, random
 
 def test_the_word_tiny_means_the_bundled_folder():
     assert Backbone().source == str(TINY_FOLDER)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"train_parts": ("vision",), "adapter": AdapterSettings()}, r"adapter\.parts and train_in_full"),
+        ({"quantisation": QuantisationSettings()}, r"add model\.backbone\.adapter"),
+        ({"from_scratch": True, "adapter": AdapterSettings()}, "leave one"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(settings, told):
+    with pytest.raises(UserError, match=told):
+        Backbone(**settings)
+
+
+def test_parts_and_adapter_reach_the_model(random_tiny_folder, random_tiny_encoder):
+    model = Backbone(str(random_tiny_folder), train_parts=("projector",)).load_model(random_tiny_encoder)
+    assert model.trained_parts == {"projector"}
+    adapted = Backbone(str(random_tiny_folder), adapter=AdapterSettings(rank=2)).load_model(random_tiny_encoder)
+    assert adapted.trained_parts == {"language"}
+    assert adapted.model.peft_config["default"].r == 2
+
+
+@pytest.mark.parametrize("export", ["adapter", "merged"])
+def test_an_export_is_the_adapter_or_a_whole_model(random_tiny_folder, random_tiny_encoder, tmp_path, export):
+    backbone = Backbone(str(random_tiny_folder), adapter=AdapterSettings(rank=2, export=export))
+    backbone.save(backbone.load_model(random_tiny_encoder), tmp_path)
+    assert (tmp_path / "model.safetensors").exists() == (export == "merged")
+    assert (tmp_path / "adapter_model.safetensors").exists() == (export == "adapter")
+
+
+def test_a_text_only_model_has_no_vision_to_train(random_text_folder):
+    backbone = Backbone(str(random_text_folder), train_parts=("vision",))
+    with pytest.raises(UserError, match="parts of this model are language, head"):
+        backbone.load_model(backbone.load_encoder())
+
+
+def test_a_text_only_model_is_adapted_and_quantised(random_text_folder):
+    backbone = Backbone(str(random_text_folder), adapter=AdapterSettings(rank=2), quantisation=QuantisationSettings())
+    model = backbone.load_model(backbone.load_encoder())
+    assert model.trained_parts == {"language"}

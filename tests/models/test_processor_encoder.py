@@ -4,12 +4,13 @@ import pytest
 import torch
 from PIL import Image
 
-from lit_vlm.interfaces.errors import UserError
+from lit_vlm.interfaces.errors import BadSampleError
 from lit_vlm.interfaces.records import (
     IGNORED_LABEL,
     MediaRef,
     Message,
     Sample,
+    SampleMeta,
     TextPart,
     VideoPart,
     VideoRef,
@@ -136,7 +137,7 @@ def test_completions_are_cut_but_media_never(random_tiny_folder, make_sample):
 
 def test_a_prompt_that_is_too_long_to_continue_is_named(random_tiny_folder, make_sample):
     encoder = Backbone(str(random_tiny_folder)).load_encoder(max_tokens=20)
-    with pytest.raises(UserError, match="the prompt of sample 's' has"):
+    with pytest.raises(BadSampleError, match="the prompt of sample 's' has"):
         encoder.encode_prompts([make_sample("a", "1")])
 
 
@@ -147,5 +148,49 @@ def test_images_given_to_a_text_only_model_are_refused(random_tiny_encoder, imag
     tokenizer.chat_template = random_tiny_encoder.processor.chat_template
     encoder = ProcessorEncoder(tokenizer)
     assert encoder.encode([text_sample("hello", "there")]).count().labels > 0
-    with pytest.raises(UserError, match="reads text only"):
+    with pytest.raises(BadSampleError, match="reads text only"):
         encoder.encode([image_sample])
+
+
+def origin_of_fault(encoder, sample, message):
+    """Where the one bad sample of a batch stands, by the error of each way to encode it."""
+    good = text_sample("hello", "there")
+    origins = set()
+    for encode in (encoder.encode, encoder.encode_prompts, encoder.encode_evaluation):
+        with pytest.raises(BadSampleError, match=message) as fault:
+            encode([good, sample, good])
+        origins.add(fault.value.origin)
+        assert encode([good, good]) is not None
+    return origins
+
+
+def test_a_sample_with_a_fault_is_named_so_that_it_can_be_left_out(random_tiny_encoder, image_sample, tmp_path):
+    marked = replace(image_sample, meta=SampleMeta(origin="data.jsonl, line 12"))
+    broken = replace(marked, images=(MediaRef(bytes=b"no image"),))
+    assert origin_of_fault(random_tiny_encoder, broken, "cannot decode the image") == {"data.jsonl, line 12"}
+    missing = replace(image_sample, images=(MediaRef(path="a.png", root=str(tmp_path)),))
+    assert origin_of_fault(random_tiny_encoder, missing, "there is no media file") == {"s"}
+    narrow = replace(marked, images=(MediaRef(pil=Image.new("RGB", (2, 900))),))
+    assert origin_of_fault(random_tiny_encoder, narrow, "refuses the images") == {"data.jsonl, line 12"}
+
+
+def test_media_that_the_template_does_not_show_are_never_dropped_silently(random_tiny_folder, image_sample):
+    encoder = Backbone(str(random_tiny_folder)).load_encoder()
+    encoder.processor.chat_template = encoder.processor.chat_template.replace("'image'", "'picture'")
+    with pytest.raises(BadSampleError, match="s: a turn has images: 1, of which the chat template shows 0"):
+        encoder.encode([image_sample])
+
+
+def test_tokens_are_counted_before_any_cut(random_tiny_folder, make_sample):
+    encoder, short = (Backbone(str(random_tiny_folder)).load_encoder(max_tokens=length) for length in (4096, 60))
+    sample = make_sample("a long thought " * 10, "1", images=2)
+    count = encoder.count_tokens(sample)
+    assert count.total == encoder.encode([sample]).input_ids.shape[1] > 60
+    assert count.media == 2 * 16
+    assert short.count_tokens(sample) == count
+
+
+def test_a_count_of_a_broken_image_names_the_sample(random_tiny_encoder, image_sample):
+    broken = replace(image_sample, images=(MediaRef(bytes=b"no image"),))
+    with pytest.raises(BadSampleError, match="s: cannot read the size"):
+        random_tiny_encoder.count_tokens(broken)

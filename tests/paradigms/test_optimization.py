@@ -5,7 +5,7 @@ import pytest
 from torch import nn
 
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.paradigms.optimization import OptimizerSettings, total_optimizer_steps
+from lit_vlm.paradigms.optimization import OptimizerSettings, PartOptimizer, PartOptimizers, total_optimizer_steps
 
 
 def trainer(**settings):
@@ -53,6 +53,62 @@ def test_frozen_parameters_are_left_out_and_an_empty_rest_is_refused():
     model.weight.requires_grad_(False)
     with pytest.raises(UserError, match="no parameter is trainable"):
         OptimizerSettings().build(model, 1)
+
+
+@pytest.fixture
+def two_parts():
+    """A model of which each child is a part."""
+    return nn.ModuleDict({"vision": nn.Linear(2, 2), "language": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
+
+
+def first_word(name):
+    return name.split(".")[0]
+
+
+def test_parts_have_rates_and_decays_of_their_own(two_parts):
+    parts = PartOptimizers(
+        vision=PartOptimizer(learning_rate=1e-6, weight_decay=0.0), head=PartOptimizer(weight_decay=0.5)
+    )
+    settings = OptimizerSettings(learning_rate=1e-4, weight_decay=0.1, warmup=0, schedule="linear", parts=parts)
+    optimizer, scheduler = settings.build(two_parts, 4, first_word)
+    found = {group["name"]: (group["initial_lr"], group["weight_decay"]) for group in optimizer.param_groups}
+    assert found == {
+        "model/decayed": (1e-4, 0.1),
+        "model/not_decayed": (1e-4, 0.0),
+        "head/decayed": (1e-4, 0.5),
+        "head/not_decayed": (1e-4, 0.0),
+        "vision/decayed": (1e-6, 0.0),
+        "vision/not_decayed": (1e-6, 0.0),
+    }
+    assert optimizer.param_groups[0]["name"].startswith("model/")
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 6
+    optimizer.step()
+    scheduler.step()
+    for group in optimizer.param_groups:
+        assert group["lr"] == pytest.approx(0.75 * group["initial_lr"])
+
+
+def test_a_part_at_its_own_rate_takes_the_step_of_that_rate(two_parts):
+    own = PartOptimizers(vision=PartOptimizer(learning_rate=1e-2))
+    optimizer, _ = OptimizerSettings(learning_rate=1e-3, warmup=0, parts=own).build(two_parts, 10, first_word)
+    before = {name: value.detach().clone() for name, value in two_parts.named_parameters()}
+    sum(value.sum() for value in two_parts.parameters()).backward()
+    optimizer.step()
+    for name, value in two_parts.named_parameters():
+        rate = 1e-2 if name.startswith("vision") else 1e-3
+        assert (before[name] - value).detach().numpy() == pytest.approx(rate, rel=1e-2)
+
+
+def test_a_part_without_anything_to_train_is_refused(two_parts):
+    two_parts["vision"].requires_grad_(False)
+    settings = OptimizerSettings(parts=PartOptimizers(vision=PartOptimizer(learning_rate=1e-6)))
+    with pytest.raises(UserError, match=r"model\.optimizer\.parts\.vision is given"):
+        settings.build(two_parts, 1, first_word)
+
+
+def test_a_part_cannot_have_no_rate_at_all():
+    with pytest.raises(UserError, match=r"parts\.head\.learning_rate is 0"):
+        OptimizerSettings(parts=PartOptimizers(head=PartOptimizer(learning_rate=0.0)))
 
 
 @pytest.mark.parametrize(
