@@ -1,5 +1,6 @@
 """Every recipe that ships runs: parsed and built as the command line does, then two steps on the bundled model."""
 
+import json
 import logging
 import math
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from lit_vlm.cli import main
 from lit_vlm.command_line.catalogue import shipped_recipes
@@ -42,6 +44,23 @@ def name_of(path):
     return path.relative_to(FOLDER).with_suffix("").as_posix()
 
 
+def write_own_data(folder):
+    """Writes what a user would bring: conversations about a picture, where the recipe looks for them."""
+    folder.mkdir()
+    Image.new("RGB", (56, 56)).save(folder / "page.png")
+    records = [
+        {
+            "image": "page.png",
+            "conversations": [
+                {"from": "human", "value": f"<image>Which digit is number {index}?"},
+                {"from": "gpt", "value": "7"},
+            ],
+        }
+        for index in range(60)
+    ]
+    (folder / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
 @pytest.fixture
 def finished(monkeypatch, tmp_path):
     """The Trainers of the fits that came to their end, in a working folder of the test's own."""
@@ -55,6 +74,7 @@ def finished(monkeypatch, tmp_path):
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     monkeypatch.setattr(logger, "filters", [*logger.filters])
     monkeypatch.chdir(tmp_path)
+    write_own_data(tmp_path / "data")
     yield trainers
     torch.set_num_threads(threads)
 

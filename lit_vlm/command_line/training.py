@@ -16,11 +16,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from lit_vlm.callbacks.bad_sample_report import BadSampleReport
+from lit_vlm.callbacks.parameter_table import ParameterTable
 from lit_vlm.callbacks.prediction_writer import PredictionWriter
 from lit_vlm.callbacks.progress import Progress
 from lit_vlm.callbacks.throughput import Throughput
 from lit_vlm.command_line.catalogue import find_config, read_yaml
-from lit_vlm.command_line.parse_errors import explain
+from lit_vlm.command_line.parse_errors import explain, explain_trainer
 from lit_vlm.command_line.short_names import import_named_classes
 from lit_vlm.data.vlm_data_module import VLMDataModule
 from lit_vlm.interfaces.errors import UserError
@@ -54,19 +56,32 @@ class CommandLine(LightningCLI):
         return {verb: LightningCLI.subcommands()[verb] for verb in VERBS}
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
-        """Builds the Trainer with throughput, progress and a prediction writer, unless the recipe has its own."""
+        """Builds the Trainer with the callbacks that every run has, unless the recipe brings its own.
+
+        Raises:
+            UserError: This machine or Lightning cannot do what the Trainer's options ask for.
+        """
         wanted = self._get(self.config_init, "trainer.callbacks") or []
         given: list[Any] = wanted if isinstance(wanted, list) else [wanted]
-        extra: list[Callback] = []
-        if not any(isinstance(callback, Throughput) for callback in given):
-            extra.append(Throughput())
         shows_progress = self._get(self.config_init, "trainer.enable_progress_bar") is not False
-        if shows_progress and not any(isinstance(callback, ProgressBar) for callback in given):
-            extra.append(Progress())
-        if self.subcommand == "predict" and not any(isinstance(callback, PredictionWriter) for callback in given):
-            extra.append(PredictionWriter())
+        # The kind that a recipe may bring itself, what it gets otherwise, and when.
+        defaults: list[tuple[type[Callback], type[Callback], bool]] = [
+            (Throughput, Throughput, True),
+            (BadSampleReport, BadSampleReport, True),
+            (ParameterTable, ParameterTable, self.subcommand == "fit"),
+            (ProgressBar, Progress, shows_progress),
+            (PredictionWriter, PredictionWriter, self.subcommand == "predict"),
+        ]
+        extra = [
+            build()
+            for kind, build, applies in defaults
+            if applies and not any(isinstance(callback, kind) for callback in given)
+        ]
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": extra}
-        return super().instantiate_trainer(**options)
+        try:
+            return super().instantiate_trainer(**options)
+        except (MisconfigurationException, ValueError) as fault:
+            raise UserError(explain_trainer(fault, vars(self._get(self.config_init, "trainer")))) from fault
 
 
 def run(verb: str, arguments: list[str]) -> int:
@@ -74,6 +89,20 @@ def run(verb: str, arguments: list[str]) -> int:
 
     Raises:
         UserError: The command line, a recipe, or what they ask for is wrong.
+    """
+    words, name = prepare(verb, arguments)
+    parse(CommandLine, verb, words, name)
+    return 0
+
+
+def prepare(verb: str, arguments: list[str]) -> tuple[list[str], str]:
+    """Finds the recipes that a command line names, and imports the classes that it and they use.
+
+    Returns:
+        The words for the parser, and the name of the run: the first recipe's, or the verb's without one.
+
+    Raises:
+        UserError: A recipe or a class does not exist.
     """
     _quieten()
     # A user's own callbacks and data modules lie beside the recipe.
@@ -85,18 +114,22 @@ def run(verb: str, arguments: list[str]) -> int:
     name = configs[0].stem if configs else verb
     if configs and name == "config":
         name = configs[0].resolve().parent.parent.name  # runs/NAME/version_N/config.yaml
+    return words, name
+
+
+def parse(command_line: type[CommandLine], verb: str, words: list[str], name: str) -> CommandLine:
+    """Parses the words that follow a verb, builds what they name, and runs it.
+
+    Raises:
+        UserError: An option is wrong, or a constructor refuses its values.
+    """
     logger = {
         "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
         "init_args": {"save_dir": RUNS, "name": name},
     }
-    _parse(verb, words, logger)
-    return 0
-
-
-def _parse(verb: str, words: list[str], logger: dict[str, Any]) -> CommandLine:
     options = {"exit_on_error": False, "parser_mode": "omegaconf"}
     try:
-        return CommandLine(
+        return command_line(
             VLMModule,
             VLMDataModule,
             subclass_mode_model=True,
@@ -114,7 +147,7 @@ def _parse(verb: str, words: list[str], logger: dict[str, Any]) -> CommandLine:
         raise UserError(explain(mistake)) from mistake
     except ValueError as mistake:
         # What a constructor refuses arrives wrapped by the parser; any other value error is a fault of the program.
-        if "Does not validate against" in str(mistake) or "invalid strategy name" in str(mistake):
+        if "Does not validate against" in str(mistake):
             raise UserError(explain(mistake)) from mistake
         raise
 

@@ -1,4 +1,4 @@
-"""The training loader: shards by rank, knows the size of each optimizer step, and resumes where it stopped.
+"""The training loader: knows the size of each optimizer step, counts bad samples, and resumes where it stopped.
 
 Lightning's own distributed sampler is off (``trainer.use_distributed_sampler: false``): it would freeze a curriculum.
 """
@@ -12,59 +12,14 @@ from typing import Any
 
 import torch
 import torch.distributed
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
-from lit_vlm.functional.random_streams import random_stream
-from lit_vlm.interfaces.records import PromptBatch, Sample, StepTotals
-
-
-class ShardedBatches(Sampler[list[int]]):
-    """Deals one shuffled order to all ranks: global batch ``k`` is the same set of samples on any number of ranks.
-
-    Args:
-        length: Samples in the data set.
-        batch_size: Samples a batch on each rank.
-        rank: This process.
-        world_size: Processes in all.
-        seed: Names the order.
-        shuffle_batches: Shuffles whole global batches and keeps their samples together, for data laid out in runs of
-            one kind (and so of one length).
-    """
-
-    def __init__(
-        self,
-        length: int,
-        batch_size: int,
-        *,
-        rank: int,
-        world_size: int,
-        seed: int,
-        shuffle_batches: bool = False,
-    ) -> None:
-        self.length = length
-        self.batch_size = batch_size
-        self.rank = rank
-        self.world_size = world_size
-        self.seed = seed
-        self.shuffle_batches = shuffle_batches
-        self.epoch = 0
-        self.first_batch = 0
-
-    def __len__(self) -> int:
-        # A last global batch that is not full is left out, so that all ranks take the same steps.
-        return self.length // (self.batch_size * self.world_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = list(range(len(self) if self.shuffle_batches else self.length))
-        random_stream(self.seed, "order", self.epoch).shuffle(order)
-        size = self.batch_size * self.world_size
-        for batch in range(self.first_batch, len(self)):
-            if self.shuffle_batches:
-                start = order[batch] * size
-                shared = list(range(start, min(start + size, self.length)))
-            else:
-                shared = order[batch * size : (batch + 1) * size]
-            yield shared[self.rank :: self.world_size]
+from lit_vlm.data.bad_samples import BadSampleLedger
+from lit_vlm.data.batch_plans import BatchPlan
+from lit_vlm.data.batch_reader import Reading
+from lit_vlm.data.bounded_loader import BoundedLoader
+from lit_vlm.interfaces.errors import UserError
+from lit_vlm.interfaces.records import BadSample, PromptBatch, Sample, StepTotals
 
 
 class StepLoader:
@@ -74,29 +29,39 @@ class StepLoader:
     the step. Batches of a step are therefore read ahead together. The loader's state counts yielded batches, so a run
     resumes in the middle of an epoch with the batch it would have seen next.
 
+    A batch whose samples are all bad is yielded too, with nothing to learn, so that all ranks take the same steps. The
+    ranks tell each other of bad samples and faults once a step, and all of them stop at the same one.
+
     Args:
         dataset: Samples by index.
-        collate: Encodes a list of samples.
+        collate: Encodes a list of samples; of none it makes a batch without labels.
         batches: The order.
         accumulation: Tells how many micro-batches make a step.
         limit: Tells how many batches an epoch is cut to, None for no limit.
-        options: Passed on to ``DataLoader`` (workers, pinning, …).
+        ledger: Counts the bad samples; by default the first stops the run.
+        refused: Bad samples known beforehand and counted already, named by the first batch.
+        options: Passed on to ``BoundedLoader`` (workers, pinning, …).
     """
 
     def __init__(
         self,
         dataset: Dataset[Sample],
         collate: Callable[[Sequence[Sample]], PromptBatch],
-        batches: ShardedBatches,
+        batches: BatchPlan,
         *,
         accumulation: Callable[[], int],
         limit: Callable[[], int | None],
+        ledger: BadSampleLedger | None = None,
+        refused: Sequence[BadSample] = (),
         **options: Any,
     ) -> None:
         self._batches = batches
+        self._collate = collate
         self._accumulation = accumulation
         self._limit = limit
-        self._loader = DataLoader(dataset, batch_sampler=batches, collate_fn=collate, **options)
+        self._ledger = ledger or BadSampleLedger()
+        self._refused = tuple(refused)
+        self._loader: BoundedLoader[PromptBatch] = BoundedLoader(dataset, collate, **options)
         self._yielded = 0
         self._resume_at: tuple[int, int] | None = None
 
@@ -116,28 +81,72 @@ class StepLoader:
         window_start = self._yielded - self._yielded % self._accumulation()
         already_seen = self._yielded - window_start
         self._batches.first_batch = window_start
-        source = itertools.islice(self._loader, end - window_start)
+        # Cut here and not while reading, lest workers read what nobody asks for.
+        planned = list(itertools.islice(self._batches, end - window_start))
+        source = self._loader.read(planned, self._batches.epoch)
         while window := list(itertools.islice(source, self._accumulation())):
-            totals = _sum_over_ranks([batch.count() for batch in window])
-            for batch in window[already_seen:]:
+            totals = self._agree(window)
+            for reading in window[already_seen:]:
+                batch = self._collate([]) if reading.batch is None else reading.batch
+                dropped = (*self._refused, *reading.dropped)
+                self._refused = ()
                 self._yielded += 1
-                yield replace(batch, step_totals=totals)
+                yield replace(batch, step_totals=totals, dropped=dropped)
             already_seen = 0
 
-    def state_dict(self) -> dict[str, int]:
-        """Returns epoch and batches yielded in it."""
-        return {"epoch": self._batches.epoch, "yielded": self._yielded}
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the epoch, the batches yielded in it, and the bad samples met so far."""
+        return {"epoch": self._batches.epoch, "yielded": self._yielded, "bad_samples": self._ledger.state()}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Makes the next iteration continue from ``state``."""
         self._resume_at = (state["epoch"], state["yielded"])
+        self._ledger.restore(state.get("bad_samples", ()))
+
+    def _agree(self, window: Sequence[Reading[PromptBatch]]) -> StepTotals:
+        """Adds up what the ranks have to learn in a step, and what went wrong.
+
+        Raises:
+            UserError: A rank met a fault, a bad sample where there may be none, or one too many.
+        """
+        counts = [reading.batch.count() for reading in window if reading.batch is not None]
+        fault = next((reading.fault for reading in window if reading.fault is not None), None)
+        news = self._ledger.unknown(bad for reading in window for bad in reading.dropped)
+        labels, sequences, messages = _sum_over_ranks(
+            sum(count.labels for count in counts),
+            sum(count.sequences for count in counts),
+            len(news) + (fault is not None),
+        )
+        if messages:
+            found: list[BadSample] = []
+            for other_fault, other_news in _from_all_ranks((fault, news)):
+                if other_fault is not None:
+                    raise other_fault
+                found.extend(other_news)
+            self._ledger.add(found)
+        return StepTotals(labels, sequences)
 
 
-def _sum_over_ranks(counts: Sequence[StepTotals]) -> StepTotals:
-    totals = torch.tensor([[count.labels, count.sequences] for count in counts]).sum(0)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+Message = tuple[UserError | None, list[BadSample]]
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _sum_over_ranks(*counts: int) -> list[int]:
+    totals = torch.tensor(counts)
+    if _is_distributed():
         if torch.distributed.get_backend() == "nccl":
             totals = totals.cuda()
         torch.distributed.all_reduce(totals)
-    labels, sequences = totals.tolist()
-    return StepTotals(labels, sequences)
+    added: list[int] = totals.tolist()
+    return added
+
+
+def _from_all_ranks(message: Message) -> list[Message]:
+    if not _is_distributed():
+        return [message]
+    messages: list[Message] = [message] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(messages, message)
+    return messages

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from lit_vlm.data.step_loader import ShardedBatches, StepLoader
+from lit_vlm.data.bad_samples import BadSampleLedger, BadSamplePolicy, check_limit
+from lit_vlm.data.batch_plans import BatchPlan, LengthGroupedBatches, ShardedBatches, TokenBudgetBatches
+from lit_vlm.data.evaluation_loader import EvaluationLoader
+from lit_vlm.data.step_loader import StepLoader
+from lit_vlm.data.token_lengths import TokenLengths, count_lengths
+from lit_vlm.functional.random_streams import stream_seed
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.records import EvaluationBatch, Message, Sample, Split, TextPart
+from lit_vlm.interfaces.records import Message, Sample, Split, TextPart
 from lit_vlm.interfaces.roles import SampleEncoder
 
 Samples = Dataset[Sample]
+Batching = Literal["fixed", "length_grouped", "token_budget"]
 
 
 class VLMDataModule(LightningDataModule):
@@ -26,32 +31,54 @@ class VLMDataModule(LightningDataModule):
 
     Args:
         encoder: Encodes for the model; the command line fills it in from ``model``.
-        batch_size: Samples of a training micro-batch on each rank.
+        batch_size: Samples of a training micro-batch on each rank. With ``batching: token_budget`` the most samples of
+            one, None for as many as the budget takes.
         evaluation_batch_size: Samples of a validation, test or predict batch on each rank.
         num_workers: Processes that decode and encode; 0 does so in the training process.
         system_prompt: Put before samples that have no system turn of their own; None adds nothing.
+        batching: How training batches are put together. ``fixed``: ``batch_size`` samples in random order;
+            ``length_grouped``: the same number, of similar length; ``token_budget``: as many samples of similar length
+            as ``max_batch_tokens`` takes. The last two count the tokens of every sample before training.
+        max_batch_tokens: Most tokens of a training micro-batch on each rank, image tokens and padding included.
+        bad_samples: What a sample that cannot be read or encoded does: ``error`` stops the run, ``skip`` leaves it out
+            and lists it at the end.
+        bad_samples_limit: Most samples of a split that may be left out: a whole number, or a share below 1 as 0.01.
+        prefetch_bytes: Most bytes of batches waiting in host memory on each rank, over all its workers. One batch is
+            always read ahead, and those of the optimizer step in progress do not count.
     """
 
     def __init__(
         self,
         encoder: SampleEncoder | None = None,
         *,
-        batch_size: int = 8,
+        batch_size: int | None = 8,
         evaluation_batch_size: int = 32,
         num_workers: int = 2,
         system_prompt: str | None = None,
+        batching: Batching = "fixed",
+        max_batch_tokens: int | None = None,
+        bad_samples: BadSamplePolicy = "error",
+        bad_samples_limit: int | float = 0.05,
+        prefetch_bytes: int = 2**30,
     ) -> None:
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("evaluation_batch_size", evaluation_batch_size)):
-            if value < 1:
-                raise UserError(f"data.{name} is {value}; give at least 1")
-        if num_workers < 0:
-            raise UserError(f"data.num_workers is {num_workers}; give 0 or more")
+        _check_at_least(1, batch_size=batch_size, evaluation_batch_size=evaluation_batch_size)
+        _check_at_least(1, max_batch_tokens=max_batch_tokens, prefetch_bytes=prefetch_bytes)
+        _check_at_least(0, num_workers=num_workers)
+        _check_batching(batching, batch_size, max_batch_tokens)
+        check_limit(bad_samples_limit)
         self._encoder = encoder
         self.batch_size = batch_size
         self.evaluation_batch_size = evaluation_batch_size
         self.num_workers = num_workers
         self.system_prompt = system_prompt
+        self.batching: Batching = batching
+        self.max_batch_tokens = max_batch_tokens
+        self.bad_samples: BadSamplePolicy = bad_samples
+        self.bad_samples_limit = bad_samples_limit
+        self.prefetch_bytes = prefetch_bytes
+        self._ledgers: dict[Split, BadSampleLedger] = {}
+        self._lengths: TokenLengths | None = None
 
     @property
     @abstractmethod
@@ -90,70 +117,100 @@ class VLMDataModule(LightningDataModule):
             raise UserError("this DataModule shards by rank itself; set trainer.use_distributed_sampler to false")
 
     def train_batches(self, world_size: int) -> int:
-        """Counts the training batches of an epoch on each of ``world_size`` ranks."""
-        return len(self._order(0, world_size))
+        """Counts the training batches of an epoch on each of ``world_size`` ranks.
+
+        Raises:
+            UserError: A sample that has no place in a batch is bad, and the run may not leave it out.
+        """
+        return len(self._plan(0, world_size))
 
     def train_dataloader(self) -> StepLoader:
         """Shuffled training batches with the label counts of their optimizer step."""
         trainer = self.trainer
-        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
 
         def limit() -> int | None:
             batches = trainer.num_training_batches if trainer else None
             return int(batches) if batches is not None and batches != float("inf") else None
 
+        plan = self._plan(*self._rank())
         return StepLoader(
             self._prepared("train"),
             self.encoder.encode,
-            self._order(rank, world_size),
+            plan,
             accumulation=lambda: trainer.accumulate_grad_batches if trainer else 1,
             limit=limit,
-            **self._loader_options(),
+            ledger=self._ledger("train"),
+            refused=() if self._lengths is None else self._lengths.bad_samples,
+            **self._loader_options("train"),
         )
 
-    def val_dataloader(self) -> DataLoader[EvaluationBatch]:
+    def val_dataloader(self) -> EvaluationLoader:
         """Validation batches, in order."""
         return self._evaluation_loader("validation")
 
-    def test_dataloader(self) -> DataLoader[EvaluationBatch]:
+    def test_dataloader(self) -> EvaluationLoader:
         """Test batches, in order."""
         return self._evaluation_loader("test")
 
-    def predict_dataloader(self) -> DataLoader[EvaluationBatch]:
+    def predict_dataloader(self) -> EvaluationLoader:
         """The test batches, to write completions for."""
         return self._evaluation_loader("test")
 
-    def _evaluation_loader(self, split: Split) -> DataLoader[EvaluationBatch]:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+    def _evaluation_loader(self, split: Split) -> EvaluationLoader:
+        rank, world_size = self._rank()
         samples = self._prepared(split)
-        collate: Callable[[Sequence[Sample]], EvaluationBatch] = self.encoder.encode_evaluation
-        return DataLoader(
-            cast("Dataset[EvaluationBatch]", samples),  # the collation makes batches of samples
-            batch_size=self.evaluation_batch_size,
-            sampler=range(rank, len(samples), world_size),
-            collate_fn=collate,
-            **self._loader_options(),
+        return EvaluationLoader(
+            samples,
+            self.encoder.encode_evaluation,
+            range(rank, len(samples), world_size),
+            self.evaluation_batch_size,
+            ledger=self._ledger(split),
+            **self._loader_options(split),
         )
 
-    def _order(self, rank: int, world_size: int) -> ShardedBatches:
+    def _plan(self, rank: int, world_size: int) -> BatchPlan:
+        ranks = {"rank": rank, "world_size": world_size, "seed": _run_seed()}
+        if self.max_batch_tokens is not None:
+            return TokenBudgetBatches(
+                self._token_lengths().lengths, self.max_batch_tokens, batch_size=self.batch_size, **ranks
+            )
+        batch_size = cast(int, self.batch_size)  # the constructor sees to it
+        if self.batching == "length_grouped":
+            return LengthGroupedBatches(self._token_lengths().lengths, batch_size, **ranks)
         return ShardedBatches(
-            len(self._prepared("train")),
-            self.batch_size,
-            rank=rank,
-            world_size=world_size,
-            # Lightning's seed_everything leaves the run's seed here.
-            seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
-            shuffle_batches=self.has_runs_of_one_kind,
+            len(self._prepared("train")), batch_size, shuffle_batches=self.has_runs_of_one_kind, **ranks
         )
+
+    def _token_lengths(self) -> TokenLengths:
+        """Tokens of the training samples, counted once."""
+        if self._lengths is None:
+            samples = self._prepared("train")
+            lengths = count_lengths(samples, self.encoder, num_workers=self.num_workers)
+            if self.max_batch_tokens is not None:
+                lengths = lengths.limited(self.max_batch_tokens, samples)
+            self._ledger("train").add(lengths.bad_samples)
+            self._lengths = lengths
+        return self._lengths
+
+    def _ledger(self, split: Split) -> BadSampleLedger:
+        """The count of a split's bad samples, kept over loaders and epochs."""
+        if split not in self._ledgers:
+            size = len(self._prepared(split))
+            self._ledgers[split] = BadSampleLedger(self.bad_samples, self.bad_samples_limit, split, size)
+        return self._ledgers[split]
 
     def _prepared(self, split: Split) -> _WithSystemPrompt:
         return _WithSystemPrompt(self.samples(split), self.system_prompt)
 
-    def _loader_options(self) -> dict[str, Any]:
+    def _rank(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _loader_options(self, split: Split) -> dict[str, Any]:
         return {
             "num_workers": self.num_workers,
-            "persistent_workers": False,
+            "prefetch_bytes": self.prefetch_bytes,
             "pin_memory": self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            "seed": stream_seed(_run_seed(), split, self._rank()[0]),
         }
 
 
@@ -173,3 +230,25 @@ class _WithSystemPrompt(Dataset[Sample]):
             return sample
         system = Message("system", (TextPart(self._system_prompt),))
         return replace(sample, messages=(system, *sample.messages))
+
+
+def _run_seed() -> int:
+    # Lightning's seed_everything leaves the run's seed here.
+    return int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+
+def _check_at_least(least: int, **options: int | None) -> None:
+    for name, value in options.items():
+        if value is not None and value < least:
+            raise UserError(f"data.{name} is {value}; give {'0 or more' if least == 0 else 'at least 1'}")
+
+
+def _check_batching(batching: Batching, batch_size: int | None, max_batch_tokens: int | None) -> None:
+    if batching == "token_budget" and max_batch_tokens is None:
+        raise UserError("data.batching is token_budget; say how many tokens a batch may have in data.max_batch_tokens")
+    if batching != "token_budget" and max_batch_tokens is not None:
+        raise UserError(
+            f"data.max_batch_tokens is {max_batch_tokens}, but data.batching is {batching}; set it to token_budget"
+        )
+    if batching != "token_budget" and batch_size is None:
+        raise UserError(f"data.batch_size is null, but data.batching is {batching}; give a number of samples")

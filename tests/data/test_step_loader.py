@@ -1,27 +1,46 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils.data import Dataset
 
-from lit_vlm.data.step_loader import ShardedBatches, StepLoader
-from lit_vlm.interfaces.records import PromptBatch, StepTotals
+from lit_vlm.data.bad_samples import BadSampleLedger
+from lit_vlm.data.batch_plans import ShardedBatches, TokenBudgetBatches
+from lit_vlm.data.step_loader import StepLoader
+from lit_vlm.interfaces.errors import BadSampleError, TooManyBadSamplesError, UserError
+from lit_vlm.interfaces.records import BadSample, PromptBatch, StepTotals
+
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 
 class Numbers(Dataset):
-    """Sample ``i`` is the number ``i``."""
+    """Sample ``i`` is the number ``i``; those in ``bad`` cannot be read."""
 
-    def __init__(self, length):
+    def __init__(self, length, bad=(), fault=None):
         self.length = length
+        self.bad = bad
+        self.fault = fault
 
     def __len__(self):
         return self.length
 
     def __getitem__(self, index):
+        if index in self.bad:
+            raise BadSampleError(f"line {index}", "it is no JSON")
+        if index == self.fault:
+            raise UserError("the folder is gone")
         return index
 
 
 def collate(numbers):
-    """A row of ``number + 1`` labels each."""
-    length = max(numbers) + 2
+    """A row of ``number + 1`` labels each; a row without labels of none."""
+    length = max(numbers, default=0) + 2
+    if not numbers:
+        return PromptBatch(torch.zeros(1, 1), torch.ones(1, 1), {}, labels=torch.full((1, 1), -100))
     labels = torch.full((len(numbers), length), -100)
     for row, number in enumerate(numbers):
         labels[row, 1 : number + 2] = 1
@@ -32,44 +51,14 @@ def order(length=12, batch_size=2, rank=0, world_size=1, seed=0, **options):
     return ShardedBatches(length, batch_size, rank=rank, world_size=world_size, seed=seed, **options)
 
 
-def loader(batches, accumulation=1, limit=None):
-    return StepLoader(Numbers(batches.length), collate, batches, accumulation=lambda: accumulation, limit=lambda: limit)
+def loader(batches=None, accumulation=1, limit=None, bad=(), fault=None, most=None, **options):
+    ledger = BadSampleLedger("error" if most is None else "skip", most or 0, "train", 12)
+    options = {"accumulation": lambda: accumulation, "limit": lambda: limit, "ledger": ledger, **options}
+    return StepLoader(Numbers(12, bad, fault), collate, batches or order(), **options)
 
 
 def rows(batch):
     return batch.input_ids[:, 0].tolist()
-
-
-def test_every_sample_comes_once_an_epoch():
-    batches = list(order())
-    assert sorted(sum(batches, [])) == list(range(12))
-    assert sum(batches, []) != list(range(12))
-
-
-def test_ranks_share_the_batches_that_one_process_would_see():
-    alone = list(order(batch_size=4))
-    shared = [list(order(batch_size=2, rank=rank, world_size=2)) for rank in range(2)]
-    for whole, first, second in zip(alone, *shared, strict=True):
-        assert sorted(whole) == sorted(first + second)
-
-
-def test_a_last_batch_that_is_not_full_is_left_out():
-    assert len(order(length=5)) == len(list(order(length=5))) == 2
-    assert len(order(length=7, batch_size=2, world_size=2)) == 1
-
-
-def test_whole_batches_are_shuffled_where_runs_belong_together():
-    batches = list(order(shuffle_batches=True))
-    assert sorted(batches) == [[start, start + 1] for start in range(0, 12, 2)]
-    assert batches != sorted(batches)
-
-
-def test_another_epoch_or_seed_gives_another_order():
-    first = order()
-    second = order()
-    second.epoch = 1
-    assert list(first) != list(second)
-    assert list(first) != list(order(seed=1))
 
 
 @pytest.mark.parametrize(("accumulation", "limit", "steps"), [(3, None, (3, 3)), (4, None, (4, 2)), (4, 3, (3,))])
@@ -100,3 +89,125 @@ def test_a_resumed_loader_continues_with_the_batch_it_would_have_seen_next():
         while len(seen) < 12:
             seen.extend((rows(batch), batch.step_totals) for batch in second)
         assert seen == expected
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_batches_and_totals_do_not_depend_on_the_workers(workers):
+    def served(**options):
+        source = loader(accumulation=2, bad=(3, 7), most=2, **options)
+        return [(rows(batch), batch.step_totals, batch.dropped) for _ in range(2) for batch in source]
+
+    assert served(num_workers=workers) == served(num_workers=workers, prefetch_bytes=1) == served()
+
+
+def test_the_totals_of_batches_of_any_number_of_rows_hold_over_the_step():
+    lengths = [number + 2 for number in range(12)]
+    plan = TokenBudgetBatches(lengths, 26, rank=0, world_size=1, seed=0)
+    served = list(loader(plan, accumulation=2))
+    assert len({len(batch) for batch in served}) > 1
+    for start in range(0, len(served), 2):
+        step = served[start : start + 2]
+        labels = sum(number + 1 for batch in step for number in rows(batch))
+        totals = StepTotals(labels, sum(len(batch) for batch in step))
+        assert [batch.step_totals for batch in step] == [totals] * len(step)
+
+
+def test_a_bad_sample_stops_the_run_with_its_one_line_also_from_a_worker():
+    for workers in (0, 2):
+        with pytest.raises(BadSampleError) as raised:
+            list(loader(bad=(5,), num_workers=workers))
+        assert str(raised.value) == "line 5: it is no JSON (data.bad_samples=skip leaves such samples out)"
+
+
+def test_another_mistake_comes_as_it_was_raised_also_from_a_worker():
+    for workers in (0, 2):
+        with pytest.raises(UserError) as raised:
+            list(loader(fault=5, most=3, num_workers=workers))
+        assert str(raised.value) == "the folder is gone"
+
+
+def test_just_the_bad_sample_is_left_out_and_named():
+    expected = [rows(batch) for batch in loader()]
+    served = list(loader(bad=(5,), most=1))
+    assert [rows(batch) for batch in served] == [[number for number in batch if number != 5] for batch in expected]
+    (named,) = [batch.dropped for batch in served if batch.dropped]
+    assert named == (BadSample("line 5", "it is no JSON"),)
+
+
+def test_a_batch_of_bad_samples_alone_is_still_a_step_with_nothing_to_learn():
+    (first, *others) = loader()
+    served = list(loader(bad=rows(first), most=2))
+    assert len(served) == 1 + len(others)
+    assert served[0].count() == StepTotals(0, 0)
+    assert served[0].step_totals == StepTotals(0, 0)
+    assert {bad.origin for bad in served[0].dropped} == {f"line {number}" for number in rows(first)}
+    together = next(iter(loader(bad=rows(first), most=2, accumulation=2)))
+    assert together.step_totals == others[0].count()
+
+
+def test_epochs_do_not_count_a_bad_sample_twice():
+    source = loader(bad=(3, 7), most=2)
+    for _ in range(4):
+        assert sum(len(batch.dropped) for batch in source) == 2
+    with pytest.raises(TooManyBadSamplesError, match="3 of 12 samples of the train split are bad"):
+        list(loader(bad=(3, 7, 9), most=2))
+
+
+def test_a_resumed_run_remembers_the_bad_samples_it_met():
+    first = loader(bad=(3, 7), most=2)
+    list(first)
+    second = loader(bad=(1,), most=2)
+    second.load_state_dict(first.state_dict())
+    assert list(second) == []  # the first epoch was over
+    with pytest.raises(
+        TooManyBadSamplesError, match=r"3 of 12.*\. line [37]: it is no JSON; line [37]: .*; line 1: it"
+    ):
+        list(second)
+
+
+def test_samples_refused_beforehand_are_named_once():
+    refused = [BadSample("line 30", "too long")]
+    source = loader(refused=refused)
+    assert [list(batch.dropped) for _ in range(2) for batch in source] == [refused] + [[]] * 11
+
+
+SCRIPT = """
+import json, sys
+sys.path.insert(0, {tests!r})
+import torch.distributed as distributed
+import test_step_loader as shared
+rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+distributed.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
+found = []
+for options in ({{"most": 3}}, {{"most": 2}}, {{}}, {{"most": 3, "fault": 11}}):
+    source = shared.loader(shared.order(rank=rank, world_size=2), bad=(3, 7, 9), **options)
+    steps = []
+    try:
+        for epoch in range(3):
+            steps += [[batch.step_totals.labels, len(batch.dropped)] for batch in source]
+        found.append([steps, [bad.origin for bad in source._ledger.bad_samples]])
+    except shared.UserError as error:
+        found.append([[totals for totals, _ in steps], str(error)])
+open(out + str(rank), "w").write(json.dumps(found))
+"""
+
+
+def test_ranks_agree_on_totals_on_bad_samples_and_on_where_to_stop(tmp_path):
+    script = tmp_path / "ranks.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+    command = [sys.executable, str(script)]
+    places = [str(tmp_path / "store"), str(tmp_path / "found")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    processes = [subprocess.Popen([*command, str(rank), *places], env=environment) for rank in range(2)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    (first, second) = [json.loads(Path(f"{places[1]}{rank}").read_text()) for rank in range(2)]
+    # Three epochs of three steps; over the ranks each bad sample is dropped once an epoch.
+    assert len(first[0][0]) == 9
+    assert [labels for labels, _ in first[0][0]] == [labels for labels, _ in second[0][0]]
+    assert sum(dropped for run in (first, second) for _, dropped in run[0][0]) == 9
+    assert sorted(first[0][1]) == sorted(second[0][1]) == ["line 3", "line 7", "line 9"]
+    # Too many, the first one, a fault on one rank: both stop at the same step with the same words.
+    assert first[1:] == second[1:]
+    assert first[1][1].startswith("3 of 12 samples of the train split are bad")
+    assert "it is no JSON (data.bad_samples=skip" in first[2][1]
+    assert first[3][1] == "the folder is gone"

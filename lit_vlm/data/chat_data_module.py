@@ -1,0 +1,227 @@
+"""Serves the user's own data: JSON, JSON Lines, Parquet and saved data sets, in any of the usual conventions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from lit_vlm.data.records.columns import ColumnNames
+from lit_vlm.data.records.conventions import Convention, detect
+from lit_vlm.data.records.json_lines import LONGEST_RECORD
+from lit_vlm.data.records.record_files import RecordFiles, open_records
+from lit_vlm.data.records.record_samples import RecordSamples, first_readable, review, shown_faults, split_off
+from lit_vlm.data.records.sample_reader import SampleReader
+from lit_vlm.data.vlm_data_module import VLMDataModule
+from lit_vlm.interfaces.errors import UserError
+from lit_vlm.interfaces.records import AnswerType, CoordinateSpace, Split
+from lit_vlm.interfaces.roles import SampleEncoder
+
+Files = str | list[str]
+REVIEWED = 256
+"""Records of a split that are looked at when it is opened."""
+
+
+class ChatDataModule(VLMDataModule):
+    """Serves conversations, questions and answers, or instructions with images and videos from files.
+
+    The convention and the columns are told from the first records and stated when a split is opened; what is said here
+    wins. Records are read when a worker needs them; media are decoded there, once.
+
+    Args:
+        train: File, folder, pattern or ``save_to_disk`` folder of the training records, or a list of these.
+        encoder: Encodes for the model; the command line fills it in from ``model``.
+        validation: Files of the validation records; None takes ``validation_share`` of the training records.
+        test: Files of the test records.
+        validation_share: Share of the training records kept for validation, by a hash of their content.
+        max_samples: Most samples of a split, the first of them; None for all.
+        media_root: Folder that media paths start from and may not leave; None for the folder of the data file.
+        roots: Folder for each beginning of a media path, e.g. ``{coco/: /data/coco}``.
+        convention: How the records are written; None tells it from their columns.
+        columns: Names of columns that differ from the usual ones.
+        train_on: Assistant turns that are learnt where a record has no marks of its own: all, or the last.
+        prepend_missing: Shows media without a placeholder first where other media have one; false makes it an error.
+        answer_type: Type of all answers; ``none`` leaves them out, None tells it from each value.
+        coordinates: Space of boxes and points in answers: pixel, norm1 (0 to 1) or norm1000.
+        max_image_pixels: Most pixels of an image; None for the reader's own limit, about 89 million.
+        max_video_seconds: Longest video; None for the reader's own limit, three hours.
+        longest_record: Most bytes of a JSON record.
+        check_media: Whether to look for all media files when a split is opened.
+        options: As for every DataModule.
+
+    Raises:
+        UserError: An option is out of its range; or, when a split is opened, its files are missing or empty, or follow
+            no one convention.
+    """
+
+    def __init__(
+        self,
+        train: Files | None = None,
+        encoder: SampleEncoder | None = None,
+        *,
+        validation: Files | None = None,
+        test: Files | None = None,
+        validation_share: float = 0.02,
+        max_samples: int | None = None,
+        media_root: str | None = None,
+        roots: dict[str, str] | None = None,
+        convention: Convention | None = None,
+        columns: ColumnNames | None = None,
+        train_on: Literal["all", "last"] = "all",
+        prepend_missing: bool = True,
+        answer_type: AnswerType | Literal["none"] | None = None,
+        coordinates: CoordinateSpace | None = None,
+        max_image_pixels: int | None = None,
+        max_video_seconds: float | None = None,
+        longest_record: int = LONGEST_RECORD,
+        check_media: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(encoder, **options)
+        if not 0 <= validation_share < 1:
+            raise UserError(f"data.validation_share is {validation_share}; give a share from 0 to below 1")
+        limits = {
+            "max_samples": max_samples,
+            "max_image_pixels": max_image_pixels,
+            "max_video_seconds": max_video_seconds,
+            "longest_record": longest_record,
+        }
+        for name, limit in limits.items():
+            if limit is not None and limit <= 0:
+                raise UserError(f"data.{name} is {limit}; give a number above 0")
+        for name, value, known in (
+            ("convention", convention, get_args(Convention)),
+            ("train_on", train_on, ("all", "last")),
+            ("answer_type", answer_type, (*get_args(AnswerType), "none")),
+            ("coordinates", coordinates, get_args(CoordinateSpace)),
+        ):
+            if value is not None and value not in known:
+                raise UserError(f"data.{name} is {value!r}; choose one of {', '.join(known)}")
+        self.files: dict[Split, Files | None] = {"train": train, "validation": validation, "test": test}
+        self.validation_share = validation_share
+        self.max_samples = max_samples
+        self.longest_record = longest_record
+        self.check_media = check_media
+        self.convention = convention
+        self.columns = columns or ColumnNames()
+        self._media_root = None if media_root is None else _folder(media_root, "data.media_root")
+        self._reading_options: dict[str, Any] = {
+            "role_key": self.columns.role,
+            "content_key": self.columns.content,
+            "media_root": self._media_root,
+            "roots": {prefix: _folder(folder, f"data.roots.{prefix}") for prefix, folder in (roots or {}).items()},
+            "train_on": train_on,
+            "prepend_missing": prepend_missing,
+            "answer_type": answer_type,
+            "coordinates": coordinates,
+            "max_image_pixels": max_image_pixels,
+            "max_video_seconds": max_video_seconds,
+        }
+        self._opened: dict[Split, RecordSamples] = {}
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The values of the column ``columns.category`` among the samples that are evaluated; none without it."""
+        if self.columns.category is None:
+            return ()
+        splits: list[Split] = ["test"] if self.files["test"] is not None else []
+        if self.files["validation"] is not None or (self.files["train"] is not None and self.validation_share > 0):
+            splits.append("validation")
+        found: dict[str, None] = {}
+        for split in splits:
+            found.update(dict.fromkeys(self.samples(split).categories()))
+        return tuple(sorted(found))
+
+    def samples(self, split: Split) -> RecordSamples:
+        """Opens a split, once, and states how it is read.
+
+        Raises:
+            UserError: No files are given for it, they hold nothing, or no convention fits.
+        """
+        if split not in self._opened:
+            if self.files[split] is not None:
+                self._open_files(split)
+            elif split == "validation" and self.files["train"] is not None and self.validation_share > 0:
+                self.samples("train")
+            else:
+                also = " or data.validation_share, or trainer.limit_val_batches 0" if split == "validation" else ""
+                raise UserError(f"there are no {split} data; set data.{split} to a file or folder{also}")
+        return self._opened[split]
+
+    def _open_files(self, split: Split) -> None:
+        option = f"data.{split}"
+        records = open_records(self.files[split] or [], option, longest_record=self.longest_record)
+        reader = self._reader(records, split)
+        described = f"{option}: reads {records.name} ({_count(len(records), 'record')})"
+        rank_zero_info(f"{described} as {reader.reading.describe()}")
+        if split == "train" and self.files["validation"] is None and self.validation_share > 0:
+            rest, off = split_off(records, reader.reading, self.validation_share)
+            if len(rest) == 0 or len(off) == 0:
+                empty = "training" if len(rest) == 0 else "validation"
+                raise UserError(
+                    f"{option}: of {_count(len(records), 'record')} none is left for {empty} with "
+                    f"data.validation_share {self.validation_share}; change it, or set data.validation"
+                )
+            rank_zero_info(f"{option}: {_count(len(off), 'record')} of these are kept for validation")
+            evaluated = replace(reader, needs_completion=False)
+            self._opened["validation"] = self._cut(RecordSamples(records, evaluated, off))
+            opened = RecordSamples(records, reader, rest)
+        else:
+            opened = RecordSamples(records, reader)
+        opened = self._cut(opened)
+        self._review(opened, option)
+        self._opened[split] = opened
+
+    def setup(self, stage: str) -> None:
+        """Opens what a stage needs, before weights are loaded.
+
+        Raises:
+            UserError: As ``samples``.
+        """
+        super().setup(stage)
+        has_validation = self.files["validation"] is not None or self.validation_share > 0
+        if stage == "fit":
+            self.samples("train")
+            if has_validation:
+                self.samples("validation")
+        else:
+            self.samples("validation" if stage == "validate" else "test")
+
+    def _reader(self, records: RecordFiles, split: Split) -> SampleReader:
+        first = [record.values for record in first_readable(records)]
+        reading = detect(first, self.columns, self.convention, records.name)
+        return SampleReader(reading, needs_completion=split == "train", **self._reading_options)
+
+    def _cut(self, samples: RecordSamples) -> RecordSamples:
+        if self.max_samples is None or len(samples) <= self.max_samples:
+            return samples
+        indices = numpy.arange(len(samples)) if samples.indices is None else samples.indices
+        return RecordSamples(samples.records, samples.reader, indices[: self.max_samples])
+
+    def _review(self, samples: RecordSamples, option: str) -> None:
+        """Looks at some samples, or at all of them and their media, and says what was found."""
+        found = review(samples, None if self.check_media else REVIEWED, with_media=self.check_media)
+        looked_at = f"{option}: of {_count(found.looked_at, 'record')} looked at"
+        for repair, count in found.repairs.most_common():
+            rank_zero_info(f"{looked_at}, {count:,} mended: {repair}")
+        if not found.bad:
+            return
+        fault = f"{looked_at}, {len(found.bad):,} cannot be used: {shown_faults(found.bad)}"
+        # One cause behind all of them is a wrong setting, and no policy for single samples.
+        if len(found.bad) == found.looked_at or (self.check_media and self.bad_samples == "error"):
+            raise UserError(fault)
+        rank_zero_warn(fault)
+
+
+def _folder(name: str, option: str) -> Path:
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"{option}: there is no folder {name!r}")
+    return folder
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

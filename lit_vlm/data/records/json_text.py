@@ -1,0 +1,63 @@
+"""Reads one JSON value with the ``json`` module and says what is wrong with it, where and why."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from typing import Any
+
+from lit_vlm.interfaces.errors import BadSampleError, UserError
+
+UTF8_MARK = codecs.BOM_UTF8
+_OTHER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
+_SHOWN = 30  # characters around a fault
+
+
+def refuse_other_encodings(start: bytes, name: str) -> None:
+    """Refuses a file that begins with the byte-order mark of another encoding than UTF-8.
+
+    Raises:
+        UserError: It does.
+    """
+    if start.startswith(_OTHER_MARKS):
+        raise UserError(f"{name} is encoded as UTF-16 or UTF-32; save it as UTF-8")
+
+
+def parse_record(data: bytes, origin: str) -> dict[str, Any]:
+    """Parses the bytes of one record.
+
+    Raises:
+        BadSampleError: They are no JSON object; the reason gives the column, counted in characters from 1.
+    """
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as fault:
+        column = len(data[: fault.start].decode("utf-8")) + 1
+        reason = f"column {column}: byte 0x{data[fault.start]:02x} is no UTF-8; save the file as UTF-8"
+        raise BadSampleError(origin, reason) from fault
+    except json.JSONDecodeError as fault:
+        raise BadSampleError(origin, f"column {fault.colno}: {json_reason(fault)}") from fault
+    except RecursionError as fault:
+        raise BadSampleError(origin, "the JSON is nested too deeply") from fault
+    except ValueError as fault:  # an integer of thousands of digits
+        raise BadSampleError(origin, f"no readable JSON: {fault}") from fault
+    if not isinstance(value, dict):
+        raise BadSampleError(origin, f"a record must be an object like {{...}}, this is a {kind_of(value)}")
+    return value
+
+
+def json_reason(fault: json.JSONDecodeError) -> str:
+    """Says what the parser missed, with the text around it."""
+    start = max(0, fault.pos - _SHOWN // 2)
+    near = fault.doc[start : fault.pos + _SHOWN // 2]
+    return f"no readable JSON, {fault.msg} " + (f"near {near!r}" if near.strip() else "at its end")
+
+
+def kind_of(value: Any) -> str:
+    """Names the type of a JSON value as JSON does."""
+    if value is None:
+        return "null"
+    for kind, name in ((bool, "boolean"), (str, "string"), ((int, float), "number"), (list, "list"), (dict, "object")):
+        if isinstance(value, kind):
+            return name
+    return type(value).__name__

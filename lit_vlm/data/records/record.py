@@ -1,0 +1,51 @@
+"""What a reader of files gives: records by index, each knowing where it stands."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record as it stands in its file, before anything is made of it."""
+
+    values: dict[str, Any]
+    """Columns by name, as Python objects."""
+    origin: str
+    """``file, line 12`` or ``file, row 12``, counted from 1."""
+    folder: Path
+    """Folder of the file, from which paths in the record count."""
+
+
+class RecordFile(ABC):
+    """Records of one file, by index; safe to read from several forked or spawned processes at once."""
+
+    path: Path
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Counts the records."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Record:
+        """Reads one record.
+
+        Raises:
+            BadSampleError: It is broken.
+            IndexError: There is no such record.
+        """
+
+    @abstractmethod
+    def origin(self, index: int) -> str:
+        """Says where a record stands, without reading it."""
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self[index] for index in range(len(self)))
+
+    def _check_index(self, index: int) -> None:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
