@@ -11,6 +11,8 @@ OPTIONS = (
     "--trainer.max_epochs --trainer.max_steps --trainer.devices --trainer.strategy --trainer.precision "
     "--trainer.accelerator --trainer.accumulate_grad_batches --trainer.logger --trainer.callbacks"
 )
+DATA_OPTIONS = "--config --split --samples --shown --out --help --debug --model --model.backbone.checkpoint --data"
+SPLITS = "train validation test"
 
 # Recipe names are asked for once per shell, as each question starts Python.
 BASH = """\
@@ -25,6 +27,10 @@ _lit_vlm() {{
         COMPREPLY=($(compgen -W "show --names" -- "$word"))
     elif [[ ${{COMP_WORDS[1]}} == completion ]]; then
         COMPREPLY=($(compgen -W "bash zsh" -- "$word"))
+    elif [[ ${{COMP_WORDS[1]}} == data && $before == --split ]]; then
+        COMPREPLY=($(compgen -W "{splits}" -- "$word"))
+    elif [[ ${{COMP_WORDS[1]}} == data && $word == -* ]]; then
+        COMPREPLY=($(compgen -W "{data_options}" -- "$word"))
     elif [[ $word == -* ]]; then
         COMPREPLY=($(compgen -W "{options}" -- "$word"))
     else
@@ -39,7 +45,7 @@ def run(verb: str, arguments: list[str]) -> int:
     """Prints the script: ``eval "$(lit-vlm completion bash)"`` switches it on."""
     if arguments not in (["bash"], ["zsh"]):
         raise UserError("usage: lit-vlm completion bash|zsh")
-    script = BASH.format(verbs=" ".join(VERBS), options=OPTIONS)
+    script = BASH.format(verbs=" ".join(VERBS), options=OPTIONS, data_options=DATA_OPTIONS, splits=SPLITS)
     if arguments == ["zsh"]:
         script = "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n" + script
     print(script, end="")

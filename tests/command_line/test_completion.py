@@ -20,6 +20,8 @@ echo "${{COMPREPLY[*]}}"
         ("lit-vlm f", "fit"),
         ("lit-vlm fit --config qui", "quickstart"),
         ("lit-vlm fit --trainer.max_e", "--trainer.max_epochs"),
+        ("lit-vlm data --sa", "--samples"),
+        ("lit-vlm data --split val", "validation"),
     ],
 )
 def test_verbs_recipes_and_options_are_completed(words, expected, capsys, tmp_path):
