@@ -37,6 +37,9 @@ class Backbone:
     """Hub id, local folder, or ``tiny`` for the model in the package."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
+    gguf_file: str | None = None
+    """Name of a GGUF file within the checkpoint that holds configuration, tokenizer and weights of a text-only model;
+    the weights are dequantised to ``dtype``. Needs the package gguf."""
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     """Type of the weights in memory; ``auto`` takes the checkpoint's own."""
     attention: str | None = None
@@ -70,6 +73,11 @@ class Backbone:
             raise UserError(
                 "model.backbone.quantisation freezes the weights, so there would be nothing to train; add "
                 "model.backbone.adapter, such as --model.backbone.adapter.rank 16"
+            )
+        if self.quantisation is not None and self.gguf_file is not None:
+            raise UserError(
+                "model.backbone.quantisation cannot read model.backbone.gguf_file; load it without, export the model, "
+                "and give the exported folder as model.backbone.checkpoint"
             )
         if self.from_scratch and self.adapter is not None:
             raise UserError("model.backbone.from_scratch draws new weights, on which no adapter is any use; leave one")
@@ -175,11 +183,13 @@ class Backbone:
                 f"model.backbone.checkpoint: there is no folder {self.checkpoint!r}; "
                 "give an existing folder, a hub id or 'tiny'"
             )
+        if self.gguf_file is not None:
+            options["gguf_file"] = self.gguf_file
         try:
             return loader.from_pretrained(
                 self.source, revision=self.revision or "main", trust_remote_code=self.trust_remote_code, **options
             )
-        except (OSError, ValueError) as fault:
+        except (OSError, ValueError, ImportError) as fault:
             first_line = str(fault).strip().splitlines()[0]
             raise UserError(
                 f"model.backbone.checkpoint: cannot load {self.checkpoint!r}: {first_line} "

@@ -87,6 +87,11 @@ def test_weights_that_are_not_safetensors_are_refused(random_tiny_folder, random
         Backbone(str(folder)).load_model(random_tiny_encoder)
 
 
+def test_a_gguf_file_that_is_not_there_is_named(random_tiny_folder):
+    with pytest.raises(UserError, match=r"model\.backbone\.checkpoint: cannot load .* named model\.gguf"):
+        Backbone(str(random_tiny_folder), gguf_file="model.gguf").load_encoder()
+
+
 def test_the_word_tiny_means_the_bundled_folder():
     assert Backbone().source == str(TINY_FOLDER)
 
@@ -97,6 +102,10 @@ def test_the_word_tiny_means_the_bundled_folder():
         ({"train_parts": ("vision",), "adapter": AdapterSettings()}, r"adapter\.parts and train_in_full"),
         ({"quantisation": QuantisationSettings()}, r"add model\.backbone\.adapter"),
         ({"from_scratch": True, "adapter": AdapterSettings()}, "leave one"),
+        (
+            {"quantisation": QuantisationSettings(), "adapter": AdapterSettings(), "gguf_file": "model.gguf"},
+            r"cannot read model\.backbone\.gguf_file",
+        ),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(settings, told):
