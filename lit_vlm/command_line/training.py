@@ -137,7 +137,8 @@ def parse(command_line: type[CommandLine], verb: str, words: list[str], name: st
             auto_configure_optimizers=False,
             save_config_callback=SaveConfig,
             seed_everything_default=0,
-            trainer_defaults={"use_distributed_sampler": False, "logger": logger},
+            # The table of parts says more than the summary of modules, which miscounts four-bit weights.
+            trainer_defaults={"use_distributed_sampler": False, "logger": logger, "enable_model_summary": False},
             parser_kwargs={**options, **dict.fromkeys(VERBS, options)},
             args=[verb, *words],
         )
