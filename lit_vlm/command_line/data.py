@@ -16,13 +16,13 @@ from rich.progress import track
 
 from lit_vlm.callbacks.contact_sheet import draw_contact_sheet
 from lit_vlm.command_line.closest import did_you_mean
-from lit_vlm.command_line.data_figures import Samples, SplitFigures, measure_split, overlaps, reference
+from lit_vlm.command_line.data_figures import SplitFigures, measure_split, overlaps, reference, shared_images
 from lit_vlm.command_line.data_page import html_page
 from lit_vlm.command_line.data_report import DataReport, SampleView, print_report
 from lit_vlm.command_line.encoded_rows import encode_row
 from lit_vlm.command_line.token_view import token_runs
 from lit_vlm.command_line.training import RUNS, CommandLine, parse, prepare
-from lit_vlm.data.vlm_data_module import VLMDataModule
+from lit_vlm.data.vlm_data_module import PreparedSamples, VLMDataModule
 from lit_vlm.functional.distributions import spread_evenly
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import Completion, Split
@@ -155,6 +155,8 @@ def look_into(model: VLMModule, data: VLMDataModule, options: DataOptions, recip
         UserError: The data cannot be read at all, or a split that was asked for is missing.
     """
     encoder = model.encoder
+    # Bad samples are counted here, whatever a run does with them.
+    policy, data.bad_samples = data.bad_samples, "skip"
     data.prepare_data()
     measured: list[SplitFigures] = []
     absent: dict[Split, str] = {}
@@ -183,19 +185,20 @@ def look_into(model: VLMModule, data: VLMDataModule, options: DataOptions, recip
         data=type(data).__name__,
         checkpoint=model.backbone.checkpoint,
         max_tokens=encoder.max_tokens,
-        policy=data.bad_samples,
+        policy=policy,
         splits=tuple(measured),
         absent=absent,
         overlaps=overlaps(measured),
+        shared_images=shared_images(measured),
         cards=cards,
         views=tuple(views),
     )
 
 
-def _samples(data: VLMDataModule, split: Split) -> Samples:
+def _samples(data: VLMDataModule, split: Split) -> PreparedSamples:
     """The samples of a split as the loaders read them, the system prompt before them."""
     data.setup(STAGES[split])
-    samples: Samples = data._prepared(split)
+    samples = data.prepared(split)
     if not len(samples):
         raise UserError(f"the {split} split has no samples; check data")
     return samples

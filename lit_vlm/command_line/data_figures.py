@@ -11,11 +11,13 @@ from typing import Any, Protocol
 
 from lit_vlm.command_line.encoded_rows import EncodedRow, RowEncoder, encode_row, without_limit
 from lit_vlm.functional.distributions import Distribution, distribution
-from lit_vlm.functional.sample_digests import question_digest
+from lit_vlm.functional.sample_digests import image_digests, question_digest
 from lit_vlm.interfaces.errors import BadSampleError, UserError
 from lit_vlm.interfaces.records import Completion, Sample, Split, Verdict
 from lit_vlm.parsing.answers import answers_agree, check_answer
 
+REPAIRS = "repairs"
+"""Key of ``meta.extra`` under which a DataModule names what it mended in a sample."""
 UNNAMED = "(unnamed)"
 """Stands for an empty task or source."""
 
@@ -79,9 +81,13 @@ class SplitFigures:
     references_right: int = 0
     """Those whose own completion agrees with their answer."""
     references_untagged: int = 0
-    """Those whose own completion has no answer tags, in which validation looks for the answer."""
+    """Those whose own completion has no answer where validation looks for it."""
+    repairs: Counter[str] = field(default_factory=Counter)
+    """Samples by what was mended in them as they were read."""
     questions: Counter[bytes] = field(default_factory=Counter)
     """Usable samples by the fingerprint of their question and media."""
+    images: Counter[bytes] = field(default_factory=Counter)
+    """Images of usable samples by their fingerprint."""
 
     @property
     def read(self) -> int:
@@ -134,6 +140,8 @@ class SplitFigures:
             "references_right": self.references_right,
             "references_untagged": self.references_untagged,
             "repeated": self.repeated,
+            "distinct_images": len(self.images),
+            "repairs": dict(self.repairs.most_common()),
         }
 
 
@@ -168,7 +176,8 @@ def measure_split(samples: Samples, split: Split, encoder: RowEncoder, indices: 
                 figures.refused -= 1
                 figures.cut += len(served.token_ids) < len(row.token_ids)
                 trained = served.trained
-            question = question_digest(sample)
+            images = image_digests(sample)
+            question = question_digest(sample, images)
         except BadSampleError as fault:
             figures.bad.append(BadRow(split, index, fault.origin or origin, fault.reason))
         except UserError as fault:
@@ -177,14 +186,15 @@ def measure_split(samples: Samples, split: Split, encoder: RowEncoder, indices: 
             figures.usable.append(index)
             figures.trained_tokens.append(sum(trained))
             figures.questions[question] += 1
+            figures.images.update(images)
     return figures
 
 
 def reference(sample: Sample) -> Completion:
     """The sample's own completion, with the verdict whether it agrees with the sample's answer.
 
-    A completion without answer tags is compared as a whole. The verdict is None where there is no answer or no
-    completion, or where only a judge could check the answer.
+    A completion without an answer in its place is compared as a whole. The verdict is None where there is no answer or
+    no completion, or where only a judge could check the answer.
     """
     last = sample.messages[-1] if sample.messages else None
     text = last.text if last is not None and last.role == "assistant" else ""
@@ -207,6 +217,14 @@ def overlaps(splits: Sequence[SplitFigures]) -> dict[tuple[Split, Split], int]:
     }
 
 
+def shared_images(splits: Sequence[SplitFigures]) -> dict[tuple[Split, Split], int]:
+    """Counts, for each pair of splits, the images that were seen in both, whatever is asked of them."""
+    return {
+        (first.split, second.split): len(first.images.keys() & second.images.keys())
+        for first, second in itertools.combinations(splits, 2)
+    }
+
+
 def reason_kind(reason: str) -> str:
     """Leaves out of a reason what differs from sample to sample.
 
@@ -222,6 +240,7 @@ def _count_sample(figures: SplitFigures, sample: Sample) -> None:
     figures.sources[sample.meta.source or UNNAMED] += 1
     if sample.meta.difficulty is not None:
         figures.difficulties[str(sample.meta.difficulty)] += 1
+    figures.repairs.update(sample.meta.extra.get(REPAIRS, ()))
     figures.images_per_sample[len(sample.images)] += 1
     figures.videos_per_sample[len(sample.videos)] += 1
     if sample.answer is None:

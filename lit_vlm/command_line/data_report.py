@@ -59,6 +59,8 @@ class DataReport:
     """Splits that there are not, with the reason."""
     overlaps: Mapping[tuple[Split, Split], int]
     """Questions with the same media seen in both of two splits."""
+    shared_images: Mapping[tuple[Split, Split], int]
+    """Images seen in both of two splits."""
     cards: Mapping[Split, tuple[Completion, ...]]
     """Samples for the contact sheets, with their own completions."""
     views: tuple[SampleView, ...]
@@ -80,15 +82,17 @@ class DataReport:
             for (first, second), count in self.overlaps.items()
             if count
         ]
+        lines += [
+            f"{count:,} image{'' if count == 1 else 's'} in both {first} and {second}"
+            for (first, second), count in self.shared_images.items()
+            if count
+        ]
         for figures in self.splits:
             if figures.repeated:
                 lines.append(f"{figures.split} repeats {_questions(figures.repeated)} with the same media")
             checked = f"of {figures.references_checked:,} completions in {figures.split} with an answer"
             if figures.references_untagged:
-                lines.append(
-                    f"{figures.references_untagged:,} {checked} have no <answer></answer>, "
-                    "in which validation looks for it"
-                )
+                lines.append(f"{figures.references_untagged:,} {checked} do not have it where validation looks for it")
             if wrong := figures.references_checked - figures.references_right:
                 lines.append(f"{wrong:,} {checked} do not agree with it")
         return lines
@@ -103,6 +107,7 @@ class DataReport:
             "bad_samples_policy": self.policy,
             "splits": {figures.split: figures.to_json() for figures in self.splits},
             "absent_splits": dict(self.absent),
+            "shared_images": {f"{first}/{second}": count for (first, second), count in self.shared_images.items()},
             "overlaps": {f"{first}/{second}": count for (first, second), count in self.overlaps.items()},
             "warnings": self.warnings(),
         }
@@ -121,6 +126,7 @@ def count_lines(figures: SplitFigures) -> list[tuple[str, str]]:
         ("images a sample", named_counts(figures.images_per_sample)),
         ("videos a sample", named_counts(figures.videos_per_sample) if figures.videos_per_sample.keys() != {0} else ""),
         ("answers", f"{answers}; without {_share(figures.without_answer, figures.read)}" if figures.read else ""),
+        ("mended", "; ".join(f"{count:,} x {printable_text(name)}" for name, count in figures.repairs.most_common())),
         ("max_tokens", limit_line(figures)),
     ]
     return [(name, text) for name, text in lines if text]

@@ -25,6 +25,7 @@ UNKNOWN = (
 )
 EXPECTED = re.compile(r"Expected a ((?:typing\.)?[^.\n]*(?:\[[^\n]*?\])?[^.\n]*)(?:\. Got value: (?P<got>.*))?$")
 GIVEN = re.compile(r"^\s*Given value: (.*)$", re.MULTILINE)
+NESTED = re.compile(r"NestedArg\(key=.*?, val=(.*)\)")  # how the parser writes an option within a class
 TRAINER_CHOICES = ("accelerator", "strategy", "devices", "num_nodes", "precision")
 NOISE = re.compile(
     r"NoneType|^\s*(Errors|Subtypes|Given value( type)?):|Does not validate|Parser key|given class_path|^\s*$"
@@ -111,6 +112,8 @@ def _mismatch(text: str, option: str) -> str | None:
         return None
     given = GIVEN.findall(text)
     value = got if got is not None else given[-1] if given else "?"
+    if nested := NESTED.fullmatch(value):
+        value = nested.group(1).strip("'\"")
     return f"--{option}: {value!r} does not fit; give {' or '.join(dict.fromkeys(wanted))}"
 
 

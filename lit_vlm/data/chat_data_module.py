@@ -7,22 +7,32 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
+from lit_vlm.data.records.answer_places import WORDS, AnswerSource, tell_source
 from lit_vlm.data.records.columns import ColumnNames
 from lit_vlm.data.records.conventions import Convention, detect
 from lit_vlm.data.records.json_lines import LONGEST_RECORD
 from lit_vlm.data.records.record_files import RecordFiles, open_records
-from lit_vlm.data.records.record_samples import RecordSamples, first_readable, review, shown_faults, split_off
+from lit_vlm.data.records.record_samples import (
+    RecordSamples,
+    first_readable,
+    review,
+    shown_faults,
+    some_readable,
+    split_off,
+)
 from lit_vlm.data.records.sample_reader import SampleReader
 from lit_vlm.data.vlm_data_module import VLMDataModule
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.records import AnswerType, CoordinateSpace, Split
+from lit_vlm.interfaces.records import AnswerPlace, AnswerType, CoordinateSpace, Split
 from lit_vlm.interfaces.roles import SampleEncoder
 
 Files = str | list[str]
 REVIEWED = 256
 """Records of a split that are looked at when it is opened."""
+COMPARED = 64
+"""Samples by whose completions it is told where answers stand."""
 
 
 class ChatDataModule(VLMDataModule):
@@ -45,16 +55,21 @@ class ChatDataModule(VLMDataModule):
         train_on: Assistant turns that are learnt where a record has no marks of its own: all, or the last.
         prepend_missing: Shows media without a placeholder first where other media have one; false makes it an error.
         answer_type: Type of all answers; ``none`` leaves them out, None tells it from each value.
+        answer_place: Where validation and test look for a completion's answer: ``tags`` (``<answer></answer>``),
+            ``boxed``, ``stated`` ("the answer is …", "Answer: …", "#### …"), ``whole`` (the completion itself), ``any``
+            of these, or ``none`` to check no answers. None tells it from the training completions; where these are free
+            text, answers are not checked.
         coordinates: Space of boxes and points in answers: pixel, norm1 (0 to 1) or norm1000.
         max_image_pixels: Most pixels of an image; None for the reader's own limit, about 89 million.
         max_video_seconds: Longest video; None for the reader's own limit, three hours.
         longest_record: Most bytes of a JSON record.
-        check_media: Whether to look for all media files when a split is opened.
+        check_media: Whether to look at all records and for all their media files when a split is opened, instead of
+            at 256 of them, evenly spaced.
         options: As for every DataModule.
 
     Raises:
         UserError: An option is out of its range; or, when a split is opened, its files are missing or empty, or follow
-            no one convention.
+            no one convention, or hold a bad sample that may not be left out.
     """
 
     def __init__(
@@ -73,6 +88,7 @@ class ChatDataModule(VLMDataModule):
         train_on: Literal["all", "last"] = "all",
         prepend_missing: bool = True,
         answer_type: AnswerType | Literal["none"] | None = None,
+        answer_place: AnswerPlace | Literal["none"] | None = None,
         coordinates: CoordinateSpace | None = None,
         max_image_pixels: int | None = None,
         max_video_seconds: float | None = None,
@@ -96,6 +112,7 @@ class ChatDataModule(VLMDataModule):
             ("convention", convention, get_args(Convention)),
             ("train_on", train_on, ("all", "last")),
             ("answer_type", answer_type, (*get_args(AnswerType), "none")),
+            ("answer_place", answer_place, tuple(WORDS)),
             ("coordinates", coordinates, get_args(CoordinateSpace)),
         ):
             if value is not None and value not in known:
@@ -107,6 +124,9 @@ class ChatDataModule(VLMDataModule):
         self.check_media = check_media
         self.convention = convention
         self.columns = columns or ColumnNames()
+        self.answer_type = answer_type
+        self.answer_place = answer_place
+        self._answer_source: AnswerSource | None = None
         self._media_root = None if media_root is None else _folder(media_root, "data.media_root")
         self._reading_options: dict[str, Any] = {
             "role_key": self.columns.role,
@@ -128,7 +148,7 @@ class ChatDataModule(VLMDataModule):
         if self.columns.category is None:
             return ()
         splits: list[Split] = ["test"] if self.files["test"] is not None else []
-        if self.files["validation"] is not None or (self.files["train"] is not None and self.validation_share > 0):
+        if self._has_validation:
             splits.append("validation")
         found: dict[str, None] = {}
         for split in splits:
@@ -157,6 +177,7 @@ class ChatDataModule(VLMDataModule):
         reader = self._reader(records, split)
         described = f"{option}: reads {records.name} ({_count(len(records), 'record')})"
         rank_zero_info(f"{described} as {reader.reading.describe()}")
+        reader = replace(reader, answer_source=self._source(split, records, reader))
         if split == "train" and self.files["validation"] is None and self.validation_share > 0:
             rest, off = split_off(records, reader.reading, self.validation_share)
             if len(rest) == 0 or len(off) == 0:
@@ -182,18 +203,50 @@ class ChatDataModule(VLMDataModule):
             UserError: As ``samples``.
         """
         super().setup(stage)
-        has_validation = self.files["validation"] is not None or self.validation_share > 0
         if stage == "fit":
             self.samples("train")
-            if has_validation:
+            if self._has_validation:
                 self.samples("validation")
         else:
             self.samples("validation" if stage == "validate" else "test")
+
+    def val_dataloader(self) -> Any:
+        """Validation batches, in order; none where there is nothing to validate on."""
+        return super().val_dataloader() if self._has_validation else []
+
+    @property
+    def _has_validation(self) -> bool:
+        return self.files["validation"] is not None or (self.files["train"] is not None and self.validation_share > 0)
 
     def _reader(self, records: RecordFiles, split: Split) -> SampleReader:
         first = [record.values for record in first_readable(records)]
         reading = detect(first, self.columns, self.convention, records.name)
         return SampleReader(reading, needs_completion=split == "train", **self._reading_options)
+
+    def _source(self, split: Split, records: RecordFiles, reader: SampleReader) -> AnswerSource:
+        """Tells where answers stand, once: from the training records where there are any, or else from these."""
+        if self.answer_type == "none" or self.answer_place == "none":
+            return AnswerSource("none")
+        if self._answer_source is None:
+            told_by: Split = split
+            if split != "train" and self._has_train_files():
+                told_by = "train"
+                records = open_records(self.files["train"] or [], "data.train", longest_record=self.longest_record)
+                reader = self._reader(records, "train")
+            plain = replace(reader, needs_completion=False)
+            samples = some_readable(RecordSamples(records, plain), COMPARED)
+            source = tell_source(samples, free_text=self.answer_type is not None)
+            if self.answer_place is not None:
+                source = AnswerSource(self.answer_place, all(sample.answer is None for sample in samples))
+            rank_zero_info(f"data.{told_by}: {source.describe()}")
+            self._answer_source = source
+        return self._answer_source
+
+    def _has_train_files(self) -> bool:
+        """Tells whether the training records are here; a model may be tested where they are not."""
+        given = self.files["train"]
+        names = [given] if isinstance(given, str) else given or []
+        return bool(names) and all(Path(name).expanduser().exists() or any(c in name for c in "*?[") for name in names)
 
     def _cut(self, samples: RecordSamples) -> RecordSamples:
         if self.max_samples is None or len(samples) <= self.max_samples:
@@ -202,8 +255,8 @@ class ChatDataModule(VLMDataModule):
         return RecordSamples(samples.records, samples.reader, indices[: self.max_samples])
 
     def _review(self, samples: RecordSamples, option: str) -> None:
-        """Looks at some samples, or at all of them and their media, and says what was found."""
-        found = review(samples, None if self.check_media else REVIEWED, with_media=self.check_media)
+        """Looks at some samples or at all of them, without decoding their media, and says what was found."""
+        found = review(samples, None if self.check_media else REVIEWED)
         looked_at = f"{option}: of {_count(found.looked_at, 'record')} looked at"
         for repair, count in found.repairs.most_common():
             rank_zero_info(f"{looked_at}, {count:,} mended: {repair}")
@@ -211,9 +264,12 @@ class ChatDataModule(VLMDataModule):
             return
         fault = f"{looked_at}, {len(found.bad):,} cannot be used: {shown_faults(found.bad)}"
         # One cause behind all of them is a wrong setting, and no policy for single samples.
-        if len(found.bad) == found.looked_at or (self.check_media and self.bad_samples == "error"):
+        if len(found.bad) == found.looked_at:
             raise UserError(fault)
-        rank_zero_warn(fault)
+        # The run would end there anyway, perhaps hours later.
+        if self.bad_samples == "error":
+            raise UserError(f"{fault} (data.bad_samples=skip leaves such samples out)")
+        rank_zero_info(f"warning: {fault}")
 
 
 def _folder(name: str, option: str) -> Path:

@@ -124,6 +124,14 @@ class VLMDataModule(LightningDataModule):
         """
         return len(self._plan(0, world_size))
 
+    def prepared(self, split: Split) -> PreparedSamples:
+        """Returns the samples of a split as the loaders read them, the system prompt before them.
+
+        Raises:
+            UserError: As ``samples``.
+        """
+        return PreparedSamples(self.samples(split), self.system_prompt)
+
     def train_dataloader(self) -> StepLoader:
         """Shuffled training batches with the label counts of their optimizer step."""
         trainer = self.trainer
@@ -134,7 +142,7 @@ class VLMDataModule(LightningDataModule):
 
         plan = self._plan(*self._rank())
         return StepLoader(
-            self._prepared("train"),
+            self.prepared("train"),
             self.encoder.encode,
             plan,
             accumulation=lambda: trainer.accumulate_grad_batches if trainer else 1,
@@ -158,7 +166,7 @@ class VLMDataModule(LightningDataModule):
 
     def _evaluation_loader(self, split: Split) -> EvaluationLoader:
         rank, world_size = self._rank()
-        samples = self._prepared(split)
+        samples = self.prepared(split)
         return EvaluationLoader(
             samples,
             self.encoder.encode_evaluation,
@@ -178,13 +186,13 @@ class VLMDataModule(LightningDataModule):
         if self.batching == "length_grouped":
             return LengthGroupedBatches(self._token_lengths().lengths, batch_size, **ranks)
         return ShardedBatches(
-            len(self._prepared("train")), batch_size, shuffle_batches=self.has_runs_of_one_kind, **ranks
+            len(self.prepared("train")), batch_size, shuffle_batches=self.has_runs_of_one_kind, **ranks
         )
 
     def _token_lengths(self) -> TokenLengths:
         """Tokens of the training samples, counted once."""
         if self._lengths is None:
-            samples = self._prepared("train")
+            samples = self.prepared("train")
             lengths = count_lengths(samples, self.encoder, num_workers=self.num_workers)
             if self.max_batch_tokens is not None:
                 lengths = lengths.limited(self.max_batch_tokens, samples)
@@ -195,12 +203,9 @@ class VLMDataModule(LightningDataModule):
     def _ledger(self, split: Split) -> BadSampleLedger:
         """The count of a split's bad samples, kept over loaders and epochs."""
         if split not in self._ledgers:
-            size = len(self._prepared(split))
+            size = len(self.prepared(split))
             self._ledgers[split] = BadSampleLedger(self.bad_samples, self.bad_samples_limit, split, size)
         return self._ledgers[split]
-
-    def _prepared(self, split: Split) -> _WithSystemPrompt:
-        return _WithSystemPrompt(self.samples(split), self.system_prompt)
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -214,7 +219,7 @@ class VLMDataModule(LightningDataModule):
         }
 
 
-class _WithSystemPrompt(Dataset[Sample]):
+class PreparedSamples(Dataset[Sample]):
     """Puts the system prompt before samples that have none."""
 
     def __init__(self, samples: Samples, system_prompt: str | None) -> None:

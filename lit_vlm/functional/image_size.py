@@ -7,7 +7,7 @@ import warnings
 from PIL import Image
 from PIL.ExifTags import Base
 
-from lit_vlm.functional.media import resolve_media_path
+from lit_vlm.functional.media import refuse_line, resolve_media_path
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import MediaRef
 
@@ -19,7 +19,8 @@ def image_size(reference: MediaRef) -> tuple[int, int]:
     """Returns width and height of an upright image in pixels: as the reference gives them, or from the file's header.
 
     Raises:
-        UserError: The file is missing, leaves its root, or is no image; or the reference is a URL of unknown size.
+        UserError: The file is missing, leaves its root, is no image or hardly more than a line;
+            or the reference is a URL of unknown size.
     """
     if reference.size is not None:
         return reference.size
@@ -33,10 +34,12 @@ def image_size(reference: MediaRef) -> tuple[int, int]:
             # Whether an image is too large to be decoded is for its decoder to say.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(source) as image:
-                return _upright_size(image)
+                size = _upright_size(image)
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as fault:
         name = reference.path if reference.path is not None else f"{len(reference.bytes or b'')} bytes"
         raise UserError(f"cannot read the size of the image {name!r}: {fault}") from fault
+    refuse_line(reference, size)
+    return size
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:

@@ -17,9 +17,13 @@ from lit_vlm.interfaces.records import MediaRef, VideoRef
 
 MAX_IMAGE_PIXELS = 89_478_485
 """Most pixels of an image whose reference sets no limit: a quarter of a gibibyte as RGB."""
+MAX_ASPECT = 200
+"""Most that the longer side of an image may be of the shorter: processors that scale by the shorter side would need
+gibibytes for a line of pixels."""
 MAX_VIDEO_SECONDS = 3 * 3600.0
 """Longest span of a video whose reference sets no limit."""
 
+_SHOWN = 100  # characters of a path in a message
 # What Pillow's decoders raise on broken files.
 _DECODING_FAULTS = (
     UnidentifiedImageError,
@@ -44,13 +48,22 @@ def resolve_media_path(reference: MediaRef) -> Path:
         raise UserError("this media reference has no path")
     if "\0" in reference.path:
         raise UserError(f"media path {reference.path!r} holds a null character")
-    path = Path(reference.path)
-    if reference.root is not None:
-        root = Path(reference.root).resolve()
+    try:
+        return _file_of(Path(reference.path), reference.root)
+    except (OSError, RuntimeError, UnicodeError) as fault:  # too long, links in a circle, half a character, no access
+        shown = reference.path if len(reference.path) <= _SHOWN else f"{reference.path[:_SHOWN]}…"
+        reason = fault.strerror if isinstance(fault, OSError) else fault
+        raise UserError(f"media path {shown!r} cannot be followed: {reason}; correct it") from fault
+
+
+def _file_of(path: Path, folder: str | None) -> Path:
+    given = path
+    if folder is not None:
+        root = Path(folder).resolve()
         path = (root / path).resolve()
         if not path.is_relative_to(root):
             raise UserError(
-                f"media path {reference.path!r} leaves its folder {reference.root!r}; use paths inside it, "
+                f"media path {str(given)!r} leaves its folder {folder!r}; use paths inside it, "
                 "or name the folder that holds the media"
             )
     if not path.is_file():
@@ -75,16 +88,35 @@ def open_image(reference: MediaRef) -> Image.Image:
     try:
         with _own_pixel_limit(), Image.open(source) as image:
             width, height = image.size  # from the header: nothing is decoded yet
-            if width * height <= limit:
+            if width * height <= limit and not is_line((width, height)):
                 return _upright(image)
     except Image.DecompressionBombError as fault:
         raise UserError(f"the image {_name(reference)} is too large to be decoded at all: {fault}") from fault
     except _DECODING_FAULTS as fault:
         raise UserError(f"cannot decode the image {_name(reference)}: {fault}") from fault
+    refuse_line(reference, (width, height))
     raise UserError(
         f"the image {_name(reference)} has {width:,} x {height:,} pixels, more than the {limit:,} allowed; shrink it, "
         "or raise data.max_image_pixels"
     )
+
+
+def is_line(size: tuple[int, int]) -> bool:
+    """Tells whether one side of an image is more than ``MAX_ASPECT`` times the other."""
+    return max(size) > MAX_ASPECT * min(size)
+
+
+def refuse_line(reference: MediaRef, size: tuple[int, int]) -> None:
+    """Refuses an image of that size if it is hardly more than a line.
+
+    Raises:
+        UserError: It is.
+    """
+    if is_line(size):
+        raise UserError(
+            f"the image {_name(reference)} has {size[0]:,} x {size[1]:,} pixels, one side over {MAX_ASPECT} times the "
+            "other; crop it"
+        )
 
 
 @contextmanager
@@ -111,7 +143,8 @@ def _upright(image: Image.Image) -> Image.Image:
         values = numpy.asarray(image).astype("int64")
         scale = 8 if int(values.max(initial=0)) > 255 else 0
         image = Image.fromarray((values.clip(0, 65535) >> scale).astype("uint8"))
-    return image.convert("RGB")
+    # What was turned upright is a copy already, and free of the file.
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def open_video(reference: VideoRef, max_frames: int, frames_per_second: float = 2.0) -> tuple[list[Image.Image], float]:
@@ -132,6 +165,12 @@ def open_video(reference: VideoRef, max_frames: int, frames_per_second: float = 
     if reference.frames:
         chosen = _spread(len(reference.frames), max_frames)
         frames = [open_image(reference.frames[index]) for index in chosen]
+        for index, frame in zip(chosen, frames, strict=True):
+            if frame.size != frames[0].size:
+                raise UserError(
+                    f"frame {index + 1} of a video has {frame.width} x {frame.height} pixels and frame {chosen[0] + 1} "
+                    f"{frames[0].width} x {frames[0].height}; make them equal"
+                )
         return frames, wanted * len(chosen) / len(reference.frames)
     return _decode_file(reference, max_frames, wanted)
 
@@ -149,6 +188,7 @@ def _decode_file(reference: VideoRef, max_frames: int, wanted: float) -> tuple[l
         source = str(resolve_media_path(reference.file))
     name = _name(reference.file)
     _refuse_empty("video", reference.file)
+    decord.logging.set_level(decord.logging.QUIET)  # it would write beside the error that is raised here
     try:
         reader = decord.VideoReader(source, num_threads=1)
     except (decord.DECORDError, RuntimeError, OSError) as fault:

@@ -1,7 +1,7 @@
 """Fingerprints of samples, to find the same question in two places."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from lit_vlm.functional.media import resolve_media_path
 from lit_vlm.interfaces.records import MediaRef, Sample, VideoRef
@@ -9,10 +9,23 @@ from lit_vlm.interfaces.records import MediaRef, Sample, VideoRef
 READ_AT_ONCE = 1 << 20  # bytes
 
 
-def question_digest(sample: Sample) -> bytes:
+def image_digests(sample: Sample) -> list[bytes]:
+    """Hashes the contents of each image of a sample, in order; frames of videos do not count.
+
+    Raises:
+        UserError: A media file is missing or leaves its root.
+    """
+    return [media_digest(image) for image in sample.images]
+
+
+def question_digest(sample: Sample, images: Sequence[bytes] | None = None) -> bytes:
     """Hashes what a sample asks: the turns before its completion, without the system's, and the contents of its media.
 
     Completion, id and origin do not count, nor does the name under which a medium lies.
+
+    Args:
+        sample: The sample.
+        images: What ``image_digests`` gives for it, where that is known already.
 
     Raises:
         UserError: A media file is missing or leaves its root.
@@ -21,8 +34,8 @@ def question_digest(sample: Sample) -> bytes:
     for message in sample.prompt:
         if message.role != "system":
             _add(digest, message.role.encode(), message.text.encode("utf-8", "surrogatepass"))
-    for image in sample.images:
-        _add(digest, b"image", media_digest(image))
+    for image in image_digests(sample) if images is None else images:
+        _add(digest, b"image", image)
     for video in sample.videos:
         _add(digest, b"video", *_video_parts(video))
     return digest.digest()

@@ -5,9 +5,12 @@ Legend: ``B`` rows of a batch, ``L`` padded tokens of a row.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -30,6 +33,7 @@ AnswerType = Literal[
     "open",
 ]
 CoordinateSpace = Literal["pixel", "norm1", "norm1000"]
+AnswerPlace = Literal["tags", "boxed", "stated", "whole", "any"]
 
 IGNORED_LABEL = -100
 
@@ -138,6 +142,8 @@ class Answer:
     """number: relative tolerance; boxes: IoU needed; point: largest distance, in the unit of ``coords``."""
     grader: str | None = None
     """Overrides the default grader of the type."""
+    place: AnswerPlace = "tags"
+    """Where in a completion the answer has to stand."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +202,7 @@ class Verdict:
     parsed: str | None
     """The answer as found in the completion, None where there was none."""
     formatted: bool
-    """The completion is exactly ``<think>…</think><answer>…</answer>``."""
+    """The completion is exactly ``<think>…</think><answer>…</answer>``; where answers stand elsewhere, it has one."""
 
 
 @dataclass(frozen=True)
@@ -349,9 +355,20 @@ class RewardOutput:
     """Scores of ``B`` completions."""
 
     total: Tensor
-    """The reward, fp32, shape ``(B,)``."""
+    """The reward, fp32, shape ``(B,)``; NaN where the reward does not apply, and nowhere else."""
     details: dict[str, Tensor] = field(default_factory=dict)
-    """Named parts of it for the log, each of shape ``(B,)``."""
+    """Named parts of it for the log, each of shape ``(B,)``, NaN where there is nothing to tell."""
+    per_token: tuple[Tensor, ...] | None = None
+    """Rewards of single tokens, beside ``total``: for each completion one for each sampled token, fp32."""
+    applies: Tensor | None = None
+    """Whether the reward applies to a completion, bool, shape ``(B,)``; None where it applies to all."""
+
+    @classmethod
+    def of_scores(cls, scores: Sequence[float | None], details: dict[str, Tensor] | None = None) -> RewardOutput:
+        """Collects one score a completion; None says that the reward does not apply to it."""
+        total = torch.tensor([math.nan if score is None else float(score) for score in scores], dtype=torch.float32)
+        applies = torch.tensor([score is not None for score in scores], dtype=torch.bool)
+        return cls(total, details or {}, applies=applies)
 
 
 def user_message(text: str, images: int = 0, first_image: int = 0) -> Message:

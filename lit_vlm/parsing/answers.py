@@ -1,6 +1,6 @@
 """Verdicts: does a completion's answer agree with the ground truth?
 
-One small function per grader, in a table by answer type. The reading of the model's text is left to ``tagged_answers``,
+One small function per grader, in a table by answer type. The reading of the model's text is left to ``answer_places``,
 ``answer_text``, ``choices``, ``boxes`` and ``assignments``, that of the true value to ``ground_truth``. Text that
 cannot be read is a wrong answer, a ground truth that cannot be read is a ``UserError``.
 """
@@ -12,6 +12,7 @@ from fractions import Fraction
 from lit_vlm.functional.boxes import interval_iou, matched_boxes
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import Answer, Verdict
+from lit_vlm.parsing.answer_places import find_answer
 from lit_vlm.parsing.answer_text import comparable_items, comparable_text, parse_list, peel, render_list, words_only
 from lit_vlm.parsing.assignments import parse_assignment
 from lit_vlm.parsing.boxes import parse_boxes, parse_point, parse_span
@@ -34,11 +35,11 @@ from lit_vlm.parsing.ground_truth import (
 )
 from lit_vlm.parsing.math_equivalence import math_equal
 from lit_vlm.parsing.plain_numbers import parse_number
-from lit_vlm.parsing.tagged_answers import extract_answer, is_well_formed
+from lit_vlm.parsing.tagged_answers import is_well_formed
 
 
 def check_answer(completion: str, answer: Answer) -> Verdict:
-    """Compares the tagged answer of a completion with the ground truth.
+    """Compares the answer of a completion, read from where ``answer.place`` says, with the ground truth.
 
     Raises:
         UserError: The answer's type or grader is unknown or needs a judge, or the ground truth cannot be read.
@@ -48,11 +49,11 @@ def check_answer(completion: str, answer: Answer) -> Verdict:
         Verdict(correct=True, parsed='5.0', formatted=True)
     """
     agrees = _grader_of(answer)
-    parsed = extract_answer(completion)
+    parsed = find_answer(completion, answer.place)
     return Verdict(
         correct=parsed is not None and agrees(parsed, answer),
         parsed=parsed,
-        formatted=is_well_formed(completion),
+        formatted=is_well_formed(completion) if answer.place == "tags" else parsed is not None,
     )
 
 

@@ -184,7 +184,7 @@ def test_the_page_shows_exactly_what_the_model_gets(workplace, capsys):
     encoder = Backbone().load_encoder(LIMIT)
     rows = sys.modules["my_rows"]
     prepared = rows.Rows(encoder, system_prompt="Think first.")
-    train, validation = prepared._prepared("train"), prepared._prepared("validation")
+    train, validation = prepared.prepared("train"), prepared.prepared("validation")
     batches = [
         *(encoder.encode([train[index]]) for index in (0, 1, 3)),
         *(encoder.encode_evaluation([validation[index]]).complete for index in (0, 1)),

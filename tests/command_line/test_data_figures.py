@@ -3,8 +3,9 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
-from lit_vlm.command_line.data_figures import measure_split, overlaps, reason_kind, reference
+from lit_vlm.command_line.data_figures import measure_split, overlaps, reason_kind, reference, shared_images
 from lit_vlm.interfaces.errors import BadSampleError, UserError
 from lit_vlm.interfaces.records import (
     Answer,
@@ -161,6 +162,26 @@ def test_the_same_question_in_two_splits_is_counted_once_a_question(items, encod
         ("train", "test"): 0,
         ("validation", "test"): 1,
     }
+
+
+def test_an_image_in_two_splits_is_counted_whatever_is_asked(encoder):
+    def asked(question, *colours):
+        images = tuple(MediaRef(pil=Image.new("RGB", (28, 28), colour)) for colour in colours)
+        return Sample("s", (user_message(question, images=len(images)), assistant_message("A")), images=images)
+
+    first = measure_split(Listed([asked("What?", "red", "blue")]), "train", encoder, [0])
+    second = measure_split(Listed([asked("Where?", "blue")]), "validation", encoder, [0])
+    assert shared_images([first, second]) == {("train", "validation"): 1}
+    assert overlaps([first, second]) == {("train", "validation"): 0}
+    assert first.to_json()["distinct_images"] == 2
+
+
+def test_mends_are_counted_by_name(encoder):
+    sample = Sample(
+        "s", (user_message("q"), assistant_message("a")), meta=SampleMeta(extra={"repairs": ("one", "two")})
+    )
+    figures = measure_split(Listed([sample, sample]), "train", encoder, [0, 1])
+    assert figures.to_json()["repairs"] == {"one": 2, "two": 2}
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,7 @@ def report():
         splits=(figures,),
         absent={"test": HOSTILE},
         overlaps={},
+        shared_images={},
         cards={},
         views=(SampleView("train", 0, sample, runs),),
     )

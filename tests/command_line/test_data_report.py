@@ -42,6 +42,7 @@ def train():
         references_checked=3,
         references_right=1,
         references_untagged=2,
+        repairs=Counter({"media without any placeholder": 3}),
     )
 
 
@@ -58,6 +59,7 @@ def report(train):
         splits=(train, SplitFigures("validation", 100, 1)),
         absent={"test": "there is no test file"},
         overlaps={("train", "validation"): 3},
+        shared_images={("train", "validation"): 1},
         cards={},
         views=(SampleView("train", 1, sample, runs),),
     )
@@ -108,7 +110,9 @@ def test_everything_is_printed_and_nothing_of_the_data_steers_the_terminal(repor
         "3 questions with the same media in both train and validation",
         "train repeats 1 question with the same media",
         "2 of 3 completions in train with an answer do not agree",
-        "2 of 3 completions in train with an answer have no <answer></answer>",
+        "2 of 3 completions in train with an answer do not have it where validation looks for it",
+        "3 x media without any placeholder",
+        "1 image in both train and validation",
     ):
         assert part in " ".join(shown.split()), part
     assert "\x1b" not in shown
@@ -136,5 +140,5 @@ def test_the_record_holds_what_is_printed(report):
     assert record["splits"]["validation"]["tokens"]["row"] is None
     assert record["overlaps"] == {"train/validation": 3}
     assert record["absent_splits"] == {"test": "there is no test file"}
-    assert len(record["warnings"]) == 4
+    assert len(record["warnings"]) == 5
     assert report.bad == 2

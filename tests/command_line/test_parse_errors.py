@@ -17,6 +17,11 @@ from lit_vlm.command_line.parse_errors import explain
             "Parser key \"trainer.max_steps\":\n  Expected a <class 'int'>. Got value: x",
             ("--trainer.max_steps", "'x'", "a whole number"),
         ),
+        (
+            'Parser key "data":\n  Parser key "convention":\n'
+            "    Expected a typing.Literal['a', 'b']. Got value: NestedArg(key='convention', val='c')",
+            ("--data.convention: 'c' does not fit", "one of 'a', 'b'"),
+        ),
         ('Parser key "data":\n  Expected a dot import path string: DigitReasoning', ("--data", "'DigitsReasoning'")),
         (
             "Does not validate against any of the Union subtypes\nErrors:\n  - model.max_tokens is 1; give at least 2\n"

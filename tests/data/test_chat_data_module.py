@@ -14,6 +14,7 @@ from lit_vlm.data.records.columns import ColumnNames
 from lit_vlm.data.vlm_data_module import VLMDataModule
 from lit_vlm.functional.media import open_image, open_video
 from lit_vlm.interfaces.errors import UserError
+from lit_vlm.parsing.answers import check_answer
 
 
 def rows(count, **more):
@@ -49,7 +50,6 @@ def info(monkeypatch):
     """Lines that are said at the start."""
     lines = []
     monkeypatch.setattr("lit_vlm.data.chat_data_module.rank_zero_info", lines.append)
-    monkeypatch.setattr("lit_vlm.data.chat_data_module.rank_zero_warn", lines.append)
     return lines
 
 
@@ -96,13 +96,16 @@ def test_each_convention_is_stated_once_and_served(media_folder, write_lines, pu
 def test_mends_are_counted_and_stated(media_folder, write_lines, info):
     path = write_lines(media_folder / "x.jsonl", [conversation("What?", images=["a.png"]) for _ in range(3)])
     module(path).samples("train")
-    assert "data.train: of 3 records looked at, 3 mended: media without any placeholder" in info[1]
+    assert "data.train: of 3 records looked at, 3 mended: media without any placeholder" in info[2]
 
 
-def test_bad_records_are_stated_and_raise_when_they_are_read(media_folder, write_lines, info):
+def test_bad_records_end_the_run_at_its_start_unless_they_are_left_out(media_folder, write_lines, info):
     records = rows(10, image="a.png")
     records[4]["question"] = None
-    samples = module(write_lines(media_folder / "x.jsonl", records)).samples("train")
+    path = write_lines(media_folder / "x.jsonl", records)
+    with pytest.raises(UserError, match="1 cannot be used: .*line 5: its column 'question' .*data.bad_samples=skip"):
+        module(path).samples("train")
+    samples = module(path, bad_samples="skip").samples("train")
     assert "of 10 records looked at, 1 cannot be used" in info[-1]
     assert "line 5: its column 'question' is empty" in info[-1]
     with pytest.raises(UserError, match="line 5"):
@@ -116,7 +119,7 @@ def test_a_share_is_kept_for_validation_and_no_record_is_in_both(tmp_path, write
     assert len(names[0]) + len(names[1]) == 200
     assert not names[0] & names[1]
     assert 8 <= len(validation) <= 35
-    assert f"{len(validation)} records of these are kept for validation" in info[1]
+    assert f"{len(validation)} records of these are kept for validation" in info[2]
 
 
 def test_the_splits_may_have_files_of_their_own(tmp_path, write_lines):
@@ -140,7 +143,7 @@ def test_tasks_come_from_the_category_alone_if_it_is_named(tmp_path, write_lines
 def test_samples_without_a_completion_may_be_evaluated_but_not_learnt(media_folder, write_lines, published):
     path = str(write_lines(media_folder / "x.jsonl", published["verl"][:1]))
     assert ChatDataModule(validation=path).samples("validation")[0].messages[-1].role == "user"
-    assert "training needs an assistant's turn at the end" in told(path)
+    assert "there is a prompt and no completion to learn" in told(path)
 
 
 def collate(samples):
@@ -181,7 +184,7 @@ FAULTS = {
     "an absolute path": ([conversation(images=["/etc/hostname"])], {}, "is absolute and lies outside"),
     "a remote image": ([conversation(images=["https://x.invalid/a.png"])], {}, "is a remote address; nothing is"),
     "a truncated image": ([conversation(images=["cut.png"])], {}, "cannot decode the image 'cut.png'"),
-    "an empty image": ([conversation(images=["empty.png"])], {}, "the image 'empty.png' is empty"),
+    "an empty image": ([conversation(images=["empty.png"])], {}, "the media file 'empty.png' is empty"),
     "an image bomb": ([conversation(images=["large.png"])], {"max_image_pixels": 9999}, "100 x 100 pixels, more than"),
     "a long video": (
         [conversation("<video>What?", videos=["v.mp4"])],
@@ -251,7 +254,13 @@ def test_splits_that_are_not_given_are_named(tmp_path, write_lines):
 def test_media_may_be_looked_for_ahead(media_folder, write_lines, info):
     path = write_lines(media_folder / "x.jsonl", [*rows(3, image="a.png"), *rows(1, image="gone.png")])
     with pytest.raises(UserError, match="of 4 records looked at, 1 cannot be used: .*line 4: there is no media file"):
+        module(path).samples("train")
+    far = [*rows(299, image="a.png"), *rows(1, image="gone.png"), *rows(301, image="a.png")]
+    write_lines(path, far)
+    assert len(module(path).samples("train")) == 601
+    with pytest.raises(UserError, match="of 601 records looked at, 1 cannot be used: .*line 300"):
         module(path, check_media=True).samples("train")
+    write_lines(path, [*rows(3, image="a.png"), *rows(1, image="gone.png")])
     assert len(module(path, check_media=True, bad_samples="skip").samples("train")) == 4
     assert "1 cannot be used" in info[-1]
 
@@ -267,3 +276,82 @@ def test_it_is_a_data_module_whose_loaders_the_base_builds(media_folder, write_l
     assert len(batch) == 2
     assert int((batch.labels != -100).sum()) > 0
     assert batch.visual
+
+
+def verdict(data, split, text, index=0):
+    return check_answer(text, data.samples(split)[index].answer)
+
+
+@pytest.mark.parametrize(
+    ("completion", "place"),
+    [
+        ("<think>so</think><answer>{}</answer>", "tags"),
+        (r"So \boxed{{{}}}.", "boxed"),
+        ("We count.\nThe answer is {}.", "stated"),
+        ("{}", "whole"),
+    ],
+)
+@pytest.mark.parametrize("with_answers", [True, False])
+def test_answers_are_looked_for_where_the_training_completions_have_them(
+    tmp_path, write_lines, info, completion, place, with_answers
+):
+    records = [
+        {"question": f"Question {n}?", "response": completion.format(n), **({"answer": str(n)} if with_answers else {})}
+        for n in range(40)
+    ]
+    data = module(write_lines(tmp_path / "x.jsonl", records), validation_share=0.3)
+    samples = data.samples("validation")
+    assert {samples[index].answer.place for index in range(len(samples))} == {place}
+    for index in range(len(samples)):
+        number = samples[index].answer.value
+        assert check_answer(completion.format(number), samples[index].answer).correct
+        assert not check_answer(completion.format("41"), samples[index].answer).correct
+    assert any("answers are looked for" in line for line in info)
+
+
+def test_free_text_has_no_verdict(tmp_path, write_lines, info):
+    long = "A long description of what there is to see in the picture, number {}, with all its people."
+    for records in (
+        [{"question": f"Describe {n}.", "answer": long.format(n)} for n in range(20)],
+        [{"prompt": f"Describe {n}.", "completion": long.format(n)} for n in range(20)],
+    ):
+        path = write_lines(tmp_path / "x.jsonl", records)
+        samples = module(path).samples("train")
+        assert {samples[index].answer for index in range(20)} == {None}
+        assert "answers are not checked: the completions are free text" in info[-1]
+        compared = module(path, answer_type="text").samples("train")
+        assert compared[3].answer.value == long.format(3)
+        assert compared[3].answer.place == "whole"
+
+
+def test_an_answer_that_no_completion_shows_is_not_checked(tmp_path, write_lines, info):
+    records = [{**row, "response": f"We see {row['answer']} of them there."} for row in rows(20)]
+    path = write_lines(tmp_path / "x.jsonl", records)
+    assert module(path).samples("train")[3].answer is None
+    assert "do not show theirs where it could be found" in info[-1]
+    assert module(path, answer_place="any").samples("train")[3].answer.place == "any"
+
+
+def test_test_data_follow_the_training_completions(tmp_path, write_lines):
+    boxed = [{**row, "response": rf"So \boxed{{{row['answer']}}}."} for row in rows(20)]
+    train, test = write_lines(tmp_path / "train.jsonl", boxed), write_lines(tmp_path / "test.jsonl", rows(5))
+    data = module(train, test=str(test))
+    assert verdict(data, "test", r"\boxed{3}", 3).correct
+    assert not verdict(data, "test", "3", 3).correct
+    alone = module(tmp_path / "gone.jsonl", test=str(test))
+    assert verdict(alone, "test", "3", 3).correct
+
+
+def test_no_answers_are_checked_where_the_user_says_so(tmp_path, write_lines):
+    path = write_lines(tmp_path / "x.jsonl", rows(5))
+    assert module(path, answer_place="none").samples("train")[0].answer is None
+    with pytest.raises(UserError, match="data.answer_place is 'nose'; choose one of tags"):
+        module(path, answer_place="nose")
+
+
+def test_without_validation_data_there_is_nothing_to_validate_on(tmp_path, write_lines, random_tiny_encoder):
+    data = module(write_lines(tmp_path / "x.jsonl", rows(8)), encoder=random_tiny_encoder, num_workers=0)
+    data.setup("fit")
+    assert data.val_dataloader() == []
+    with pytest.raises(UserError, match="there are no validation data; set data.validation"):
+        data.setup("validate")

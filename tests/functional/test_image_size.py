@@ -42,6 +42,12 @@ def test_a_drawn_image_knows_its_size():
     assert image_size(MediaRef(pil=Image.new("RGB", (5, 7)))) == (5, 7)
 
 
+def line():
+    buffer = io.BytesIO()
+    Image.new("RGB", (1, 1000)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
@@ -49,6 +55,7 @@ def test_a_drawn_image_knows_its_size():
         ({"path": "../up.png"}, "leaves its folder"),
         ({"bytes": b"no image"}, "cannot read the size of the image '8 bytes'"),
         ({"bytes": b""}, "cannot read the size"),
+        ({"bytes": line()}, "1 x 1,000 pixels, one side over 200 times the other"),
         ({"url": "example.org/a.png"}, "remote address"),
     ],
 )

@@ -54,6 +54,29 @@ def test_a_path_may_not_leave_its_root(tmp_path):
         resolve_media_path(MediaRef(path=str(tmp_path / "secret.png"), root=str(inside)))
 
 
+def test_a_path_that_cannot_be_followed_is_named(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path in ("a" * 900 + ".png", "half\ud800.png", "loop"):
+        with pytest.raises(UserError, match="media path '.*' cannot be followed|there is no media file"):
+            resolve_media_path(MediaRef(path=path, root=str(tmp_path)))
+    with pytest.raises(UserError) as fault:
+        resolve_media_path(MediaRef(path="a" * 900, root=str(tmp_path)))
+    assert len(str(fault.value)) < 250
+
+
+@pytest.mark.parametrize("size", [(1, 1000), (1000, 1)])
+def test_a_line_of_pixels_is_refused(size):
+    with pytest.raises(UserError, match=r"1,?0?0?0? x .* pixels, one side over 200 times the other; crop it"):
+        open_image(MediaRef(bytes=png(size=size)))
+    assert open_image(MediaRef(bytes=png(size=(1, 200)))).size == (1, 200)
+
+
+def test_frames_of_several_sizes_are_refused():
+    frames = tuple(MediaRef(pil=Image.new("RGB", size)) for size in ((4, 4), (4, 6)))
+    with pytest.raises(UserError, match="frame 2 of a video has 4 x 6 pixels and frame 1 4 x 4; make them equal"):
+        open_video(VideoRef(frames=frames), max_frames=2)
+
+
 def test_missing_broken_and_remote_images_are_named(tmp_path):
     with pytest.raises(UserError, match="no media file"):
         open_image(MediaRef(path="nothing.png", root=str(tmp_path)))

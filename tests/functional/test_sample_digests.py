@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from lit_vlm.functional.sample_digests import media_digest, question_digest
+from lit_vlm.functional.sample_digests import image_digests, media_digest, question_digest
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import (
     Answer,
@@ -49,6 +49,13 @@ def test_id_answer_completion_and_system_prompt_do_not_count(same):
 )
 def test_question_and_media_count(other):
     assert question_digest(other) != question_digest(BASE)
+
+
+def test_images_that_are_hashed_already_give_the_same():
+    pictured = replace(BASE, images=(MediaRef(bytes=b"one"), MediaRef(bytes=b"two")))
+    digests = image_digests(pictured)
+    assert digests == [media_digest(MediaRef(bytes=b"one")), media_digest(MediaRef(bytes=b"two"))]
+    assert question_digest(pictured, digests) == question_digest(pictured) != question_digest(pictured, digests[::-1])
 
 
 def test_turns_are_kept_apart():

@@ -9,7 +9,7 @@ import json
 import logging
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ import pyarrow
 import pyarrow.parquet
 
 from lit_vlm.data.records.record import Record, RecordFile
-from lit_vlm.interfaces.errors import UserError
+from lit_vlm.interfaces.errors import BadSampleError, UserError
 
+SCANNED = 64
+"""Rows that are Python objects at one time while all are read."""
 CACHED_BYTES = 1 << 28
 """Decoded row groups that a process keeps over all its files, 256 MiB; one is kept whatever its size."""
 LARGE_GROUP = 1 << 27
@@ -53,6 +55,17 @@ class ColumnarFile(RecordFile):
         first = int(self._ends[group - 1]) if group else 0
         (row,) = self._group(group).slice(index - first, 1).to_pylist()
         return Record(row, self.origin(index), self.path if self.path.is_dir() else self.path.parent)
+
+    def scan(self) -> Iterator[Record | BadSampleError]:
+        """Yields all rows in order, ``SCANNED`` of them as Python objects at one time."""
+        folder = self.path if self.path.is_dir() else self.path.parent
+        index = 0
+        for number in range(len(self._ends)):
+            group = self._group(number)
+            for start in range(0, group.num_rows, SCANNED):
+                for row in group.slice(start, SCANNED).to_pylist():
+                    yield Record(row, self.origin(index), folder)
+                    index += 1
 
     @abstractmethod
     def _group(self, group: int) -> pyarrow.Table | pyarrow.RecordBatch:
@@ -135,8 +148,14 @@ def _mapped_batches(folder: Path) -> list[pyarrow.RecordBatch]:
         splits = _read_json(folder / "dataset_dict.json").get("splits", [])
         raise UserError(f"{folder} holds the splits {splits}; name one of them, e.g. {folder}/{''.join(splits[:1])}")
     batches: list[pyarrow.RecordBatch] = []
-    for entry in _read_json(folder / "state.json").get("_data_files", []):
-        file = folder / entry["filename"]
+    description = folder / "state.json"
+    entries = _read_json(description).get("_data_files")
+    named = [entry.get("filename") if isinstance(entry, dict) else None for entry in entries or []]
+    names = [name for name in named if isinstance(name, str)]
+    if not names or len(names) < len(named):
+        raise UserError(f"{description} names no Arrow files; is it from save_to_disk? Write the data set again")
+    for name in names:
+        file = folder / name
         if file.resolve().parent != folder.resolve():
             raise UserError(f"{folder / 'state.json'} names a file outside its folder: {str(file)!r}")
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy
 
@@ -48,15 +50,27 @@ class JsonLines(RecordFile):
 
     def __getitem__(self, index: int) -> Record:
         self._check_index(index)
+        # Opened anew each time: a handle shared with forked workers would share its position too.
+        with self.path.open("rb") as file:
+            return self._read(file, index)
+
+    def scan(self) -> Iterator[Record | BadSampleError]:
+        """Yields all records in order, and of a broken one its fault instead; opens the file once."""
+        with self.path.open("rb") as file:
+            for index in range(len(self)):
+                try:
+                    yield self._read(file, index)
+                except BadSampleError as fault:
+                    yield fault
+
+    def _read(self, file: BinaryIO, index: int) -> Record:
         start, length = int(self._starts[index]), int(self._ends[index] - self._starts[index])
         origin = self.origin(index)
         if length > self.longest_record:
             reason = f"the line has {length:,} bytes, more than the {self.longest_record:,} allowed for a record"
-            raise BadSampleError(origin, f"{reason}; is a line end missing?")
-        # Opened anew each time: a handle shared with forked workers would share its position too.
-        with self.path.open("rb") as file:
-            file.seek(start)
-            data = file.read(length)
+            raise BadSampleError(origin, f"{reason}; is a line end missing? data.longest_record sets the limit")
+        file.seek(start)
+        data = file.read(length)
         return Record(parse_record(data.rstrip(_BLANKS), origin), origin, self.path.parent)
 
 

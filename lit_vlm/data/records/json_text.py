@@ -10,15 +10,25 @@ from lit_vlm.interfaces.errors import BadSampleError, UserError
 
 UTF8_MARK = codecs.BOM_UTF8
 _OTHER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zX": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
 _SHOWN = 30  # characters around a fault
 
 
 def refuse_other_encodings(start: bytes, name: str) -> None:
-    """Refuses a file that begins with the byte-order mark of another encoding than UTF-8.
+    """Refuses a file that begins with the byte-order mark of another encoding than UTF-8, or is compressed.
 
     Raises:
         UserError: It does.
     """
+    for mark, kind in _COMPRESSED.items():
+        if start.startswith(mark):
+            raise UserError(f"{name} is compressed with {kind}, which is not read; unpack it first")
     if start.startswith(_OTHER_MARKS):
         raise UserError(f"{name} is encoded as UTF-16 or UTF-32; save it as UTF-8")
 
@@ -40,7 +50,7 @@ def parse_record(data: bytes, origin: str) -> dict[str, Any]:
     except RecursionError as fault:
         raise BadSampleError(origin, "the JSON is nested too deeply") from fault
     except ValueError as fault:  # an integer of thousands of digits
-        raise BadSampleError(origin, f"no readable JSON: {fault}") from fault
+        raise BadSampleError(origin, "no readable JSON: a number of thousands of digits") from fault
     if not isinstance(value, dict):
         raise BadSampleError(origin, f"a record must be an object like {{...}}, this is a {kind_of(value)}")
     return value

@@ -17,6 +17,8 @@ from lit_vlm.interfaces.records import MediaRef, VideoRef
 _DATA_ADDRESS = re.compile(r"data:[\w.+/-]*(?:;[\w=.+-]+)*,", re.IGNORECASE)
 _REMOTE = re.compile(r"(?:https?|ftp|s3|gs|hf)://", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
+LARGEST_TIME = 1_000_000
+"""Most seconds, or frames a second, that a record may name."""
 _LONGEST_PATH = 1024  # characters; a longer text is base64 or nothing
 _SOURCES = ("bytes", "path", "url", "image", "video", "image_url", "video_url", "file_name", "base64")
 
@@ -146,8 +148,8 @@ def _seconds(value: Any, name: str) -> float:
         number = float(value)
     except (TypeError, ValueError) as fault:
         raise UserError(f"the {name} of a video is {value!r}; give a number") from fault
-    if number < 0 or (name == "fps" and number == 0):
-        raise UserError(f"the {name} of a video is {value!r}; give a number above 0")
+    if not 0 <= number <= LARGEST_TIME or (name == "fps" and number == 0):
+        raise UserError(f"the {name} of a video is {value!r}; give a number above 0 and up to {LARGEST_TIME:,}")
     return number
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lit_vlm.interfaces.errors import BadSampleError
+
 
 @dataclass(frozen=True)
 class Record:
@@ -45,6 +47,14 @@ class RecordFile(ABC):
 
     def __iter__(self) -> Iterator[Record]:
         return (self[index] for index in range(len(self)))
+
+    def scan(self) -> Iterator[Record | BadSampleError]:
+        """Yields all records in order, and of a broken one its fault instead."""
+        for index in range(len(self)):
+            try:
+                yield self[index]
+            except BadSampleError as fault:
+                yield fault
 
     def _check_index(self, index: int) -> None:
         if not 0 <= index < len(self):

@@ -14,9 +14,10 @@ from lit_vlm.data.records.columnar_files import ParquetFile, SavedDataset
 from lit_vlm.data.records.json_file import JsonFile
 from lit_vlm.data.records.json_lines import LONGEST_RECORD, JsonLines
 from lit_vlm.data.records.record import Record, RecordFile
-from lit_vlm.interfaces.errors import UserError
+from lit_vlm.interfaces.errors import BadSampleError, UserError
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet")
+_PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst", ".tar", ".tgz", ".7z")
 _SPLIT_NAME = re.compile(r"(train|training|val|valid|validation|dev|test)(?![a-z])", re.IGNORECASE)
 
 
@@ -40,6 +41,10 @@ class RecordFiles(Dataset[Record]):
 
     def __iter__(self) -> Iterator[Record]:
         return (record for file in self.files for record in file)
+
+    def scan(self) -> Iterator[Record | BadSampleError]:
+        """Yields all records in order, and of a broken one its fault instead."""
+        return (found for file in self.files for found in file.scan())
 
     def origin(self, index: int) -> str:
         """Says where a record stands, without reading it."""
@@ -131,7 +136,10 @@ def _open(path: Path, longest_record: int) -> RecordFile:
         case ".parquet":
             return ParquetFile(path)
         case suffix:
-            raise UserError(f"{path}: files named {suffix or 'without an ending'!r} are not read; give {SUFFIXES}")
+            mend = "unpack it first" if suffix in _PACKED else f"save it as one of {', '.join(SUFFIXES)}"
+            raise UserError(
+                f"{path}: files {f'named {suffix}' if suffix else 'without an ending'} are not read; {mend}"
+            )
 
 
 def _is_lines(path: Path, longest: int) -> bool:

@@ -88,6 +88,18 @@ def first_readable(records: RecordFiles) -> list[Record]:
     return read
 
 
+def some_readable(samples: RecordSamples, count: int) -> list[Sample]:
+    """Reads up to ``count`` samples, evenly spaced, leaving out bad ones."""
+    read = []
+    wanted = min(count, len(samples))
+    for position in range(wanted):
+        try:
+            read.append(samples[position * len(samples) // wanted])
+        except BadSampleError:
+            continue
+    return read
+
+
 def split_off(records: RecordFiles, reading: Reading, share: float) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Parts records by a hash of what they say and show, so that equal ones fall on the same side.
 
@@ -102,11 +114,10 @@ def split_off(records: RecordFiles, reading: Reading, share: float) -> tuple[num
         Indices of the rest, and of the share that is split off.
     """
     is_off = numpy.zeros(len(records), dtype=bool)
-    for index in range(len(records)):
-        try:
-            content = asked_and_answered(records[index], reading)
-        except BadSampleError:
+    for index, found in enumerate(records.scan()):
+        if isinstance(found, BadSampleError):
             continue  # it stays with the rest, where it is reported
+        content = asked_and_answered(found, reading)
         hashed = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
         is_off[index] = hashed < share * 2**64
     return numpy.flatnonzero(~is_off), numpy.flatnonzero(is_off)
@@ -122,13 +133,12 @@ class Review:
     bad: tuple[BadSample, ...]
 
 
-def review(samples: RecordSamples, count: int | None, *, with_media: bool) -> Review:
-    """Reads samples, evenly spaced, without decoding media.
+def review(samples: RecordSamples, count: int | None) -> Review:
+    """Reads samples, evenly spaced, and looks for their media files without decoding them.
 
     Args:
         samples: The split.
         count: How many to look at, None for all.
-        with_media: Whether to look for the media files as well.
     """
     total = len(samples)
     wanted = total if count is None else min(count, total)
@@ -138,8 +148,7 @@ def review(samples: RecordSamples, count: int | None, *, with_media: bool) -> Re
         index = position * total // wanted
         try:
             sample = samples[index]
-            if with_media:
-                _find_media(sample)
+            _find_media(sample)
         except BadSampleError as fault:
             bad.append(BadSample(fault.origin, fault.reason))
         else:
@@ -148,8 +157,15 @@ def review(samples: RecordSamples, count: int | None, *, with_media: bool) -> Re
 
 
 def shown_faults(bad: Sequence[BadSample], count: int = 3) -> str:
-    """Writes the first faults one after the other."""
-    return "; ".join(f"{fault.origin}: {fault.reason}" for fault in islice(bad, count))
+    """Writes the first faults one after the other, those with the same reason once."""
+    alike: dict[str, list[str]] = {}
+    for fault in bad:
+        alike.setdefault(fault.reason, []).append(fault.origin)
+    texts = []
+    for reason, origins in islice(alike.items(), count):
+        more = f" ({len(origins) - 1:,} more likewise)" if len(origins) > 1 else ""
+        texts.append(f"{origins[0]}: {reason}{more}")
+    return "; ".join(texts)
 
 
 def _find_media(sample: Sample) -> None:
@@ -160,6 +176,6 @@ def _find_media(sample: Sample) -> None:
         if file.path is not None:
             try:
                 if resolve_media_path(file).stat().st_size == 0:
-                    raise UserError(f"the media file {file.path!r} is empty")
+                    raise UserError(f"the media file {file.path!r} is empty; restore it")
             except UserError as fault:
                 raise BadSampleError(sample.meta.origin, str(fault)) from fault

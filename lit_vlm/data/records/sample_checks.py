@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.records import Answer, ImagePart, Sample, VideoPart
+from lit_vlm.interfaces.records import Answer, ImagePart, Message, Sample, TextPart, VideoPart
 from lit_vlm.parsing.ground_truth import true_boxes
 
 CLIPPED_BOXES = "boxes that reach beyond the picture (clipped)"
@@ -21,7 +22,8 @@ def check_sample(sample: Sample, *, needs_completion: bool) -> None:
         needs_completion: Whether it must end with an assistant's turn and train at least one.
 
     Raises:
-        UserError: A part points at no medium, a medium is never shown, or there is nothing to learn or no question.
+        UserError: A part points at no medium, a medium is never shown, or there is nothing to learn or no question;
+            the turns are not in an order that chat templates write, or a text cannot be encoded.
     """
     parts = [part for message in sample.messages for part in message.content]
     for kind, media, shown in (
@@ -32,6 +34,7 @@ def check_sample(sample: Sample, *, needs_completion: bool) -> None:
             raise UserError(f"the turns show the {kind}s {sorted(shown)}, and there are {len(media)}")
     if not sample.prompt or all(message.role == "system" for message in sample.prompt):
         raise UserError("there is no question before the answer; a conversation needs a user's turn")
+    _check_order(sample.messages)
     if not needs_completion:
         return
     if sample.messages[-1].role != "assistant":
@@ -43,6 +46,31 @@ def check_sample(sample: Sample, *, needs_completion: bool) -> None:
         raise UserError("no assistant's turn is marked for training, so there is nothing to learn")
     if not all(message.text.strip() for message in trained):
         raise UserError("an assistant's turn that is to be learnt is empty")
+
+
+def _check_order(messages: Sequence[Message]) -> None:
+    """Refuses what chat templates refuse or lose: a late system turn, an assistant that begins, an empty question."""
+    for number, message in enumerate(messages, start=1):
+        if message.role == "system" and number > 1:
+            raise UserError(f"turn {number} is a system turn; only the first turn may be one, so join or move it")
+        if (
+            message.role == "user"
+            and not message.text.strip()
+            and all(isinstance(p, TextPart) for p in message.content)
+        ):
+            raise UserError(f"turn {number} is a user's turn without text, image or video")
+        try:
+            message.text.encode("utf-8")
+        except UnicodeEncodeError as fault:
+            raise UserError(
+                f"turn {number} holds {ascii(fault.object[fault.start])}, half of a character; write its text as UTF-8"
+            ) from fault
+    first = next(message for message in messages if message.role != "system")
+    if first.role != "user":
+        raise UserError(
+            f"the conversation begins with a turn of role {first.role!r}; it must begin with the user's, so leave that "
+            "turn out or put a question before it"
+        )
 
 
 def clip_boxes(answer: Answer) -> tuple[Answer, bool]:

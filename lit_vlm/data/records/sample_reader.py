@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lit_vlm.data.records.answer_places import AnswerSource, is_free_text
 from lit_vlm.data.records.conventions import GROUND_TRUTH, Reading
 from lit_vlm.data.records.grounding import fill_objects
 from lit_vlm.data.records.media_references import MediaRoots, image_reference, media_list, video_reference
@@ -29,6 +30,7 @@ from lit_vlm.interfaces.records import (
     SampleMeta,
     VideoRef,
 )
+from lit_vlm.parsing.answer_places import find_answer
 
 BROKEN_ESCAPES = "control characters where LaTeX seems meant (left as they are)"
 REPAIRS = "repairs"
@@ -50,6 +52,7 @@ class SampleReader:
         prepend_missing: Whether media without a placeholder are shown first where others have one.
         answer_type: Type of all answers, ``none`` to leave them out, None to tell it from each value.
         coordinates: Space of boxes and points.
+        answer_source: Where answers stand in completions, and whether these say what the answer is.
         max_image_pixels: Largest image.
         max_video_seconds: Longest video.
         needs_completion: Whether a sample must end with something to learn.
@@ -64,6 +67,7 @@ class SampleReader:
     prepend_missing: bool = True
     answer_type: AnswerType | Literal["none"] | None = None
     coordinates: CoordinateSpace | None = None
+    answer_source: AnswerSource = AnswerSource()
     max_image_pixels: int | None = None
     max_video_seconds: float | None = None
     needs_completion: bool = True
@@ -93,9 +97,8 @@ class SampleReader:
         )
         images, videos = self._references(record, placed)
         repairs = list(placed.repairs)
-        answer = self._answer(record, question or _last_question(turns), options) or boxes
-        if self.answer_type == "none":
-            answer = None
+        asked = question or _last_question(turns)
+        answer = self._placed(self._answer(record, asked, options) or boxes, asked, turns)
         if answer is not None:
             answer, clipped = clip_boxes(answer)
             repairs += [CLIPPED_BOXES] if clipped else []
@@ -135,6 +138,8 @@ class SampleReader:
             case "prompt_completion":
                 turns = self._turns_of(self._wanted(record, "prompt"), "user")
                 completion = self._get(record, "completion")
+                if self.needs_completion and "completion" not in self.reading.columns:
+                    _refuse_prompt_alone(turns)
                 turns += [] if is_empty(completion) else self._turns_of(completion, "assistant")
             case "alpaca":
                 instruction, more = plain_text(self._wanted(record, "instruction")), self._get(record, "input")
@@ -174,6 +179,10 @@ class SampleReader:
             return self._turns_of(completion, "assistant")
         raw = self._raw_answer(record)
         if is_empty(raw):
+            if self.needs_completion:
+                columns = [repr(self.reading.columns[n]) for n in ("completion", "answer") if n in self.reading.columns]
+                named = f"its column {' and '.join(columns)}" if columns else "its answer"
+                raise UserError(f"there is nothing to learn: {named} is empty or missing")
             return []
         answer = self._answer(record, question, options)
         if answer is not None and answer.type in ("choice", "multi_choice") and options:
@@ -201,6 +210,23 @@ class SampleReader:
             answer_type=self.answer_type,
             coordinates=self.coordinates,
         )
+
+    def _placed(self, answer: Answer | None, question: str, turns: list[Turn]) -> Answer | None:
+        """Says of an answer where it stands, and takes it out of the completion where that alone has it."""
+        place = self.answer_source.place
+        if place == "none" or self.answer_type == "none":
+            return None
+        if answer is None and self.answer_source.from_completions and turns[-1].role == "assistant":
+            completion = "".join(part for part in turns[-1].parts if isinstance(part, str))
+            answer = read_answer(
+                find_answer(completion, place),
+                question=question,
+                answer_type=self.answer_type,
+                coordinates=self.coordinates,
+            )
+        if answer is None or (place == "whole" and self.answer_type is None and is_free_text(answer)):
+            return None
+        return replace(answer, place=place)
 
     def _references(self, record: Record, placed: PlacedMedia) -> tuple[tuple[MediaRef, ...], tuple[VideoRef, ...]]:
         roots = MediaRoots(
@@ -234,6 +260,14 @@ class SampleReader:
         return rest if is_empty(raw) else {**rest, "raw_answer": raw}
 
 
+def _refuse_prompt_alone(turns: list[Turn]) -> None:
+    if turns[-1].role != "assistant":
+        raise UserError(
+            "there is a prompt and no completion to learn; name the column of the completions with "
+            "data.columns.completion (a true answer alone serves to validate and test)"
+        )
+
+
 def _last_question(turns: list[Turn]) -> str:
     questions = [turn for turn in turns if turn.role == "user"]
     return "".join(part for part in questions[-1].parts if isinstance(part, str)) if questions else ""
@@ -257,11 +291,21 @@ def _holds_bytes(value: Any) -> bool:
 
 
 def asked_and_answered(record: Record, reading: Reading) -> bytes:
-    """Writes what a record says and shows, without its name, so that equal samples give equal bytes."""
+    """Writes what a record says and shows, without its name, so that equal samples give equal bytes.
+
+    Empty keys within a value do not count: Arrow gives every turn and part all keys.
+    """
     fields = [field for field in reading.columns if field not in ("id", "source", "category")]
     values = {name: record.values.get(reading.columns[name]) for name in sorted(fields)}
     values[GROUND_TRUTH] = record.values.get(GROUND_TRUTH)
+    values = {name: _without_empty(value) for name, value in values.items()}
     return json.dumps(values, sort_keys=True, default=_as_text).encode("utf-8", "surrogatepass")
+
+
+def _without_empty(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_empty(inner) for name, inner in value.items() if inner is not None}
+    return [_without_empty(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _as_text(value: Any) -> str:

@@ -55,7 +55,13 @@ def read_turns(value: Any, role_key: str | None = None, content_key: str | None 
     """
     turns = objects(value)
     if turns is None:
-        raise UserError(f"a conversation must be a list of turns, this is a {kind_of(value)}")
+        found = structure(value)
+        kind = (
+            f"list of {kind_of(next(i for i in found if not isinstance(i, dict)))}s"
+            if isinstance(found, list)
+            else kind_of(value)
+        )
+        raise UserError(f"a conversation must be a list of turns like {{role, content}}, this is a {kind}")
     if not turns:
         raise UserError("the conversation has no turn")
     return [_turn(turn, number, role_key, content_key) for number, turn in enumerate(turns, start=1)]
@@ -67,8 +73,19 @@ def text_turn(role: Role, text: Any) -> Turn:
 
 
 def plain_text(value: Any) -> str:
-    """Writes a value as text: strings as they are, numbers and structures as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """Writes a value as text: strings as they are, numbers and structures as JSON.
+
+    Raises:
+        UserError: It is, or holds, a number that is not finite.
+    """
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError as fault:
+        raise UserError(
+            f"{str(value)[:60]} stands where text should, and is no number; correct or remove it"
+        ) from fault
 
 
 def _turn(turn: Mapping[str, Any], number: int, role_key: str | None, content_key: str | None) -> Turn:
@@ -113,7 +130,8 @@ def _part(part: Mapping[str, Any], number: int) -> str | MediumMark:
         return MediumMark("image", _source(part, ("image_url", "image", "path", "url", "bytes")))
     if kind in _VIDEO_TYPES:
         return MediumMark("video", _source(part, ("video_url", "video", "path", "url")))
-    raise UserError(f"turn {number} has a part of type {kind!r}; known are {', '.join(_KNOWN_PARTS)}")
+    shown = f"of type {kind!r}" if kind is not None else f"without a type, which holds {sorted(part)}"
+    raise UserError(f"turn {number} has a part {shown}; known are {', '.join(_KNOWN_PARTS)}")
 
 
 def _source(part: Mapping[str, Any], keys: Sequence[str]) -> Any:

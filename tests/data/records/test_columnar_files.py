@@ -73,6 +73,10 @@ def test_broken_files_and_several_splits_are_named(tmp_path, saved):
     with pytest.raises(UserError, match=r"holds the splits \['train'\]; name one of them, e.g. .*splits/train"):
         SavedDataset(tmp_path / "splits")
     state = saved.path / "state.json"
+    for content in ("{}", '{"_data_files": [1]}', '{"_data_files": []}', '{"_data_files": [{}]}'):
+        (tmp_path / "state.json").write_text(content)
+        with pytest.raises(UserError, match="state.json names no Arrow files"):
+            SavedDataset(tmp_path)
     state.write_text(state.read_text().replace("data-00000", "../data-00000"))
     with pytest.raises(UserError, match="names a file outside its folder"):
         SavedDataset(saved.path)

@@ -1,3 +1,5 @@
+import gzip
+
 import pytest
 
 from lit_vlm.data.records.json_text import kind_of, parse_record, refuse_other_encodings
@@ -31,6 +33,8 @@ def test_other_encodings_are_refused_by_their_mark():
     refuse_other_encodings(b'{"a"', "f")
     with pytest.raises(UserError, match="UTF-16 or UTF-32; save it as UTF-8"):
         refuse_other_encodings("{}".encode("utf-16"), "f")
+    with pytest.raises(UserError, match="f is compressed with gzip, which is not read; unpack it first"):
+        refuse_other_encodings(gzip.compress(b"{}")[:4], "f")
 
 
 def test_kinds_have_the_names_of_json():

@@ -89,6 +89,12 @@ def test_videos_are_files_or_frames_with_times(roots):
     video = video_reference({"video": "v.mp4", "video_start": 1, "end": "2.5", "fps": 4}, roots)
     assert (video.file.path, video.start, video.end, video.fps) == ("v.mp4", 1.0, 2.5, 4.0)
     assert len(video_reference({"frames": ["a.png", "b.png"], "fps": 2}, roots).frames) == 2
-    for value, told in (([None], "no frame"), ({"video": "v.mp4", "end": "x"}, "end of a video is 'x'; give a number")):
+    for value, told in (
+        ([None], "no frame"),
+        ({"video": "v.mp4", "end": "x"}, "end of a video is 'x'; give a number"),
+        ({"video": "v.mp4", "fps": float("inf")}, "fps of a video is inf; give a number above 0"),
+        ({"video": "v.mp4", "start": 1e308}, "start of a video is 1e[+]308; give a number"),
+        ({"video": "v.mp4", "start": -1}, "start of a video is -1; give a number"),
+    ):
         with pytest.raises(UserError, match=told):
             video_reference(value, roots)

@@ -5,7 +5,7 @@ import pyarrow.parquet
 import pytest
 
 from lit_vlm.data.records.record_files import find_files, open_records
-from lit_vlm.interfaces.errors import UserError
+from lit_vlm.interfaces.errors import BadSampleError, UserError
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_what_is_not_there_or_not_readable_is_named(folder, tmp_path):
         (str(folder / "*.parquet"), "data.train: no file matches"),
         (str(empty), "holds no file named .json or .jsonl"),
         (str(folder / "b.jsonl"), "data.train: there are no records in .*b.jsonl"),
-        (str(folder / "notes.txt"), r"files named '.txt' are not read"),
+        (str(folder / "notes.txt"), r"files named .txt are not read; save it as one of .json"),
         ([], "data.train is an empty list"),
         ([str(folder / "a.jsonl"), str(folder / "*.jsonl")], "data.train names .*a.jsonl twice"),
     ):
@@ -68,3 +68,23 @@ def test_a_folder_of_several_splits_or_kinds_must_be_made_clear(tmp_path, write_
     (tmp_path / "test-0.jsonl").rename(tmp_path / "trainer.json")
     with pytest.raises(UserError, match=".json and .jsonl files"):
         find_files(str(tmp_path), "data.train")
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json", "parquet"])
+def test_a_scan_yields_what_reading_by_index_does(tmp_path, form):
+    records = [{"n": n, "text": "ä" * n} for n in range(200)]
+    path = tmp_path / f"x.{form}"
+    if form == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), path, row_group_size=90)
+    else:
+        path.write_text(json.dumps(records) if form == "json" else "\n\n".join(map(json.dumps, records)))
+    opened = open_records(str(path), "data.train")
+    assert list(opened.scan()) == [opened[index] for index in range(200)]
+
+
+def test_a_scan_goes_on_after_a_broken_record(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"n": 1}\nbroken\n{"n": 3}\n')
+    first, broken, last = open_records(str(tmp_path / "x.jsonl"), "data.train").scan()
+    assert (first.values, last.values) == ({"n": 1}, {"n": 3})
+    assert isinstance(broken, BadSampleError)
+    assert broken.origin.endswith("line 2")

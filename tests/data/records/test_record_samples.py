@@ -5,9 +5,17 @@ from lit_vlm.data.records.columns import ColumnNames
 from lit_vlm.data.records.conventions import detect
 from lit_vlm.data.records.placeholders import NO_PLACEHOLDER
 from lit_vlm.data.records.record_files import open_records
-from lit_vlm.data.records.record_samples import RecordSamples, first_readable, review, shown_faults, split_off
+from lit_vlm.data.records.record_samples import (
+    RecordSamples,
+    first_readable,
+    review,
+    shown_faults,
+    some_readable,
+    split_off,
+)
 from lit_vlm.data.records.sample_reader import SampleReader
 from lit_vlm.interfaces.errors import BadSampleError
+from lit_vlm.interfaces.records import BadSample
 
 ROWS = [
     {"id": n, "question": f"Question {n}?", "answer": str(n), "image": "a.png", "kind": f"k{n % 3}"} for n in range(300)
@@ -70,14 +78,26 @@ def test_a_review_counts_mends_and_faults_without_decoding(media_folder, write_l
     rows = [*ROWS[:2], {**ROWS[2], "question": ""}, {**ROWS[3], "image": "gone.png"}, {**ROWS[4], "image": "empty.png"}]
     records, reading = opened(media_folder, rows, write_lines)
     samples = RecordSamples(records, SampleReader(reading))
-    found = review(samples, None, with_media=False)
-    assert (found.looked_at, found.repairs[NO_PLACEHOLDER], len(found.bad)) == (5, 4, 1)
-    found = review(samples, None, with_media=True)
+    found = review(samples, None)
+    assert (found.looked_at, found.repairs[NO_PLACEHOLDER], len(found.bad)) == (5, 2, 3)
     assert [bad.origin[-1] for bad in found.bad] == ["3", "4", "5"]
     assert "column 'question' is empty" in shown_faults(found.bad)
     assert "no media file" in found.bad[1].reason
     assert "'empty.png' is empty" in found.bad[2].reason
-    assert review(samples, 2, with_media=False).looked_at == 2
+    assert review(samples, 2).looked_at == 2
+
+
+def test_faults_with_one_reason_are_written_once():
+    bad = [BadSample(f"x, line {n}", "no image" if n < 5 else f"broken {n}") for n in range(1, 9)]
+    assert shown_faults(bad) == "x, line 1: no image (3 more likewise); x, line 5: broken 5; x, line 6: broken 6"
+
+
+def test_some_samples_are_read_past_bad_ones(media_folder, write_lines):
+    records, reading = opened(
+        media_folder, [{**row, "question": row["question"] * (row["id"] != 4)} for row in ROWS[:8]], write_lines
+    )
+    samples = RecordSamples(records, SampleReader(reading))
+    assert [sample.id for sample in some_readable(samples, 4)] == ["0", "2", "6"]
 
 
 def test_the_first_records_are_read_past_broken_ones(media_folder, write_lines):

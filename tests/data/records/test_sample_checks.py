@@ -13,6 +13,7 @@ from lit_vlm.interfaces.records import (
     user_message,
 )
 
+SYSTEM = Message("system", (TextPart("S"),))
 PICTURE = MediaRef(path="a.png")
 
 
@@ -25,6 +26,8 @@ def test_an_ordinary_sample_passes():
     twice = Message("user", (ImagePart(0), ImagePart(0), TextPart("Q")))
     check_sample(sample(twice, assistant_message("A"), images=(PICTURE,)), needs_completion=True)
     check_sample(sample(user_message("Q")), needs_completion=False)
+    check_sample(sample(SYSTEM, user_message("Q"), assistant_message("🦒")), needs_completion=True)
+    check_sample(sample(user_message("", images=1), assistant_message("A"), images=(PICTURE,)), needs_completion=True)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +40,16 @@ def test_an_ordinary_sample_passes():
         (sample(user_message("Q"), assistant_message(" ")), "is empty"),
         (sample(assistant_message("A")), "no question before the answer"),
         (sample(Message("system", (TextPart("S"),)), assistant_message("A")), "no question before the answer"),
+        (sample(assistant_message("Hi"), user_message("Q"), assistant_message("A")), "begins with a turn of role 'ass"),
+        (
+            sample(SYSTEM, assistant_message("Hi"), user_message("Q"), assistant_message("A")),
+            "must begin with the user",
+        ),
+        (sample(SYSTEM, SYSTEM, user_message("Q"), assistant_message("A")), "turn 2 is a system turn; only the first"),
+        (sample(user_message("Q"), SYSTEM, assistant_message("A")), "turn 2 is a system turn"),
+        (sample(user_message(" "), assistant_message("A")), "turn 1 is a user's turn without text, image or video"),
+        (sample(user_message("Q\ud800"), assistant_message("A")), r"turn 1 holds '\\ud800', half of a character"),
+        (sample(user_message("Q"), assistant_message("A\udc00")), r"turn 2 holds '\\udc00'"),
     ],
 )
 def test_a_sample_that_breaks_a_rule_is_refused(broken, told):

@@ -94,7 +94,7 @@ CONVERSATIONS = {
         ["user: **Compare.\nBriefly.", "assistant: Alike."],
         ["system: You know French.", "user: Translate.\nchat", "assistant: cat"],
         ["user: One?", "assistant: un", "user: And two?", "assistant: deux"],
-        "last turn is of role 'user'",
+        "there is nothing to learn: its column 'output' is empty or missing",
     ],
     "verl": [
         ["user: *How many dots?"],
@@ -189,4 +189,7 @@ def test_equal_contents_are_equal_whatever_they_are_called(published, media_fold
 
     assert written(record) == written({**record, "id": "other", "note": "n"})
     assert written(record) != written({**record, "image": "b.png"})
+    # Arrow fills the keys that a part does not have.
+    part, filled = {"type": "image"}, {"type": "image", "text": None}
+    assert written({**record, "image": [part]}) == written({**record, "image": [filled]})
     assert written({**record, "image": {"bytes": b"1"}}) != written({**record, "image": {"bytes": b"2"}})

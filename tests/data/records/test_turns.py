@@ -50,8 +50,12 @@ def test_flags_say_what_is_learnt():
     ("turns", "told"),
     [
         ([], "no turn"),
-        ("Hello", "must be a list of turns, this is a string"),
+        ("Hello", "must be a list of turns like {role, content}, this is a string"),
+        (["Hello", "Hi"], "must be a list of turns like {role, content}, this is a list of strings"),
         ([{"content": "Hi"}], "turn 1 has no role"),
+        ([{"role": "user", "content": {"a": 1}}], r"turn 1 has a part without a type, which holds \['a'\]"),
+        ([{"role": "user", "content": float("nan")}], "nan stands where text should"),
+        ([{"role": "user", "content": float("inf")}], "inf stands where text should"),
         ([{"role": "user", "content": "Hi"}, {"role": "owl", "content": "Hu"}], "turn 2 has the role 'owl'; known are"),
         ([{"role": "user", "content": None}], r"turn 1 \(user\) has no content"),
         ([{"role": "user", "content": [{"type": "audio", "audio": "a"}]}], "part of type 'audio'"),
