@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Generic
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -11,7 +11,10 @@ from torch.utils.data import DataLoader, Dataset
 from lit_vlm.data.batch_reader import Batch, BatchReader, Encode, Reading
 from lit_vlm.data.prefetch_gate import PrefetchGate
 from lit_vlm.functional.random_streams import stream_seed
+from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import Sample
+
+Item = TypeVar("Item")
 
 
 class BoundedLoader(Generic[Batch]):
@@ -53,6 +56,9 @@ class BoundedLoader(Generic[Batch]):
         Args:
             batches: Sample indices of each batch.
             epoch: Gives the workers other random streams in each.
+
+        Raises:
+            UserError: A worker was killed.
         """
         gate = PrefetchGate(self._prefetch_bytes, self._largest) if self._num_workers else None
         requests = list(enumerate(batches))
@@ -69,7 +75,7 @@ class BoundedLoader(Generic[Batch]):
         # Named, so that it outlives the loop: its end waits for workers, who wait at the gate until that is closed.
         source = iter(loader)
         try:
-            for reading in source:
+            for reading in told_of_dead_workers(source):
                 if gate is not None:
                     gate.leave(reading.size)
                     self._largest = gate.largest
@@ -77,6 +83,28 @@ class BoundedLoader(Generic[Batch]):
         finally:
             if gate is not None:
                 gate.close()
+
+
+def told_of_dead_workers(source: Iterator[Item]) -> Iterator[Item]:
+    """Passes on what a ``DataLoader`` yields.
+
+    Raises:
+        UserError: One of its workers was killed, which torch tells in a text.
+    """
+    while True:
+        try:
+            item = next(source)
+        except StopIteration:
+            return
+        except RuntimeError as fault:
+            if "DataLoader worker (pid" not in str(fault):
+                raise
+            reason = str(fault.__cause__ or fault).strip().splitlines()[0]
+            raise UserError(
+                f"a process that reads data died ({reason.rstrip('.')}), most often for want of memory; lower "
+                "data.num_workers, data.prefetch_bytes or the size of batches"
+            ) from fault
+        yield item
 
 
 def _as_it_is(reading: Any) -> Any:

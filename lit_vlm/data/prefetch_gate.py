@@ -75,9 +75,11 @@ class PrefetchGate:
             self._batches.value -= 1
 
     def close(self) -> None:
-        """Lets everyone in, since what they make is not wanted any more and they should end."""
-        with self._lock:
-            self._is_closed.value = 1
+        """Lets everyone in, since what they make is not wanted any more and they should end.
+
+        It does not wait for the lock, which a worker that was killed may hold for ever.
+        """
+        self._is_closed.value = 1
 
     def _has_room(self) -> bool:
         if not self._batches.value:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch.distributed
 from torch.utils.data import DataLoader, Dataset
 
+from lit_vlm.data.bounded_loader import told_of_dead_workers
 from lit_vlm.interfaces.errors import BadSampleError, UserError
 from lit_vlm.interfaces.records import BadSample, Sample
 from lit_vlm.interfaces.roles import SampleEncoder
@@ -58,7 +59,7 @@ def count_lengths(
         tell: Takes lines of progress; by default the first rank prints them to stderr.
 
     Raises:
-        UserError: A mistake that concerns more than one sample.
+        UserError: A mistake that concerns more than one sample, or a worker was killed.
     """
     size = len(samples)  # type: ignore[arg-type]
     rank, world_size = _ranks()
@@ -77,7 +78,7 @@ def count_lengths(
     start = time.perf_counter()
     fault: UserError | None = None
     counts: list[Count] = []
-    for answer in _told(loader, len(mine), tell):
+    for answer in _told(told_of_dead_workers(iter(loader)), len(mine), tell):
         if isinstance(answer, UserError):
             fault = answer
             break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from transformers.utils.chat_template_utils import jinja2
@@ -45,6 +46,9 @@ class ConversationRenderer:
         text_only: Whether the model reads text only; its template then takes strings.
         begin: Token that every row begins with, added where the template does not write it.
         choose_template: Tells the template by whether the sample shows a video; None leaves it to the owner.
+
+    Raises:
+        UserError: There is no chat template, or it cannot render a question with its answer.
     """
 
     def __init__(
@@ -68,7 +72,13 @@ class ConversationRenderer:
         special = {str(token) for token in (*tokenizer.all_special_tokens, *media_tokens)}
         special |= {str(token) for token in added if token.special}
         turns = (Message("user", (TextPart("a"),)), Message("assistant", (TextPart(PROBE),)))
-        probe = self._render(turns, False, self._choose_template(False))
+        try:
+            probe = self._render(turns, False, self._choose_template(False))
+        except (jinja2.exceptions.TemplateError, TypeError) as fault:
+            raise UserError(
+                f"the chat template of this checkpoint cannot render a question with its answer ({fault}); "
+                "give the checkpoint a chat_template.jinja for its processor"
+            ) from fault
         self._begin = "" if probe.startswith(begin) else begin
         # Other special tokens, such as grounding marks, may be meant; those that steer the template may not.
         steering = {tokenizer.eos_token, tokenizer.bos_token, tokenizer.pad_token, *media_tokens}
@@ -94,8 +104,8 @@ class ConversationRenderer:
         A trained segment ends with the end-of-turn token; what the template puts after it is not learnt.
 
         Raises:
-            BadSampleError: The template refuses the conversation, or rewrites earlier turns when later ones follow, so
-                that no span can be located.
+            BadSampleError: The template refuses the conversation, leaves out a part of a trained turn, or rewrites
+                earlier turns when later ones follow, so that no span can be located.
         """
         render = self._rendering(sample)
         whole = render(len(sample.messages), False)
@@ -110,6 +120,7 @@ class ConversationRenderer:
             turn = whole[start:end]
             marker = turn.rfind(self._end_of_turn)
             learnt = turn.rstrip() + self._end_of_turn if marker < 0 else turn[: marker + len(self._end_of_turn)]
+            self._check_complete(sample, message, read, learnt)
             segments.append(_segment(read, False, sample.messages[first_message:position]))
             segments.append(_segment(learnt, True, (message,)))
             done = end if marker < 0 else start + len(learnt)
@@ -134,7 +145,13 @@ class ConversationRenderer:
         pattern = r"\s*".join(["", *map(re.escape, header), ""])
         found = re.compile(pattern).match(whole, len(before)) if header else None
         if found is None:
-            return "", self._end_of_common(sample, whole, prompt)
+            # Either earlier turns differ, which this tells, or the turn begins otherwise than one to be generated.
+            self._end_of_common(sample, whole, before)
+            raise BadSampleError(
+                origin_of(sample),
+                f"the chat template prompts for an assistant's turn with {prompt[len(before) :]!r}, but writes this "
+                "turn without it; begin the completion so, or change the checkpoint's chat_template.jinja",
+            )
         return whole[done : len(before)] + prompt[len(before) :], found.end()
 
     def _end_of_common(self, sample: Sample, whole: str, part: str) -> int:
@@ -142,9 +159,24 @@ class ConversationRenderer:
             raise BadSampleError(
                 origin_of(sample),
                 "the chat template changes earlier turns when later ones follow, so the completion cannot be located; "
-                "mark only the last assistant turn for training, or use a template that only appends",
+                "train on the last assistant turn only (data.train_on last), or change the checkpoint's "
+                "chat_template.jinja to one that only appends",
             )
         return len(part)
+
+    def _check_complete(self, sample: Sample, message: Message, read: str, learnt: str) -> None:
+        """Refuses a template that leaves out what should be learnt, as some do with reasoning.
+
+        What the template prompts for may be the beginning of the turn, and spaces may differ.
+        """
+        before, text = _without_spaces(read), _without_spaces(self._without_control_tokens(message.text))
+        found = (before + _without_spaces(learnt)).rfind(text)
+        if text and (found < 0 or found + len(text) <= len(before)):
+            raise BadSampleError(
+                origin_of(sample),
+                f"the chat template leaves out a part of an assistant's turn, of which {learnt[:80]!r} is left; change "
+                "the checkpoint's chat_template.jinja",
+            )
 
     def _rendering(self, sample: Sample) -> Callable[[int, bool], str]:
         """Returns what renders the first turns of a sample, all by one template, by how many and whether to go on."""
@@ -156,7 +188,14 @@ class ConversationRenderer:
             )
         template = self._choose_template(any(isinstance(part, VideoPart) for part in parts))
 
+        @cache
         def render(count: int, open_turn: bool) -> str:
+            if not count:
+                raise BadSampleError(
+                    origin_of(sample),
+                    "the conversation begins with an assistant's turn, which follows nothing that could be read; "
+                    "put a user's turn before it",
+                )
             try:
                 return self._render(sample.messages[:count], open_turn, template)
             except jinja2.exceptions.TemplateError as fault:
@@ -188,6 +227,10 @@ class ConversationRenderer:
         for token in self._control_tokens:
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
+
+
+def _without_spaces(text: str) -> str:
+    return "".join(text.split())
 
 
 def _owners_choice(shows_video: bool) -> None:

@@ -28,10 +28,13 @@ from lit_vlm.interfaces.roles import SampleEncoder
 from lit_vlm.models.conversation import ConversationRenderer, Segment, origin_of
 from lit_vlm.models.expected_text import expected_text
 from lit_vlm.models.families.discovery import family_of
-from lit_vlm.models.families.family import Family, MediaCounts, Visual
+from lit_vlm.models.families.family import Family, MediaCounts, Run, Visual
 
 TOKEN_KEYS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
+DECODED_AT_ONCE = 1 << 24
+"""Pixels of a batch that are held decoded before they are processed; the last medium may exceed it."""
 Cut = Callable[[Sample], list[Segment]]
+_Processed = tuple[list[int], list[int], dict[str, Any]]
 
 
 @dataclass
@@ -175,7 +178,7 @@ class ProcessorEncoder(SampleEncoder):
                 with _blaming(origin_of(sample)):
                     written = expected_text(self.family, self.processor, sample, segment, in_row, self.max_video_frames)
             if written is None:
-                _, types, _ = self._process_media(sample, segment, in_row)
+                ((_, types, _),) = self._process([(origin_of(sample), self._decode(sample, segment, in_row))])
                 placeholders = sum(kind > 0 for kind in types)
                 text, media = text + len(types) - placeholders, media + placeholders
             else:
@@ -219,13 +222,13 @@ class ProcessorEncoder(SampleEncoder):
         cuts = [cut(sample) for sample in samples]
         texts = [segment.text for segments in cuts for segment in segments if not _shows_media(segment)]
         tokenised = iter(self._tokenise(texts) if texts else [])
+        processed = self._process_media(samples, cuts)
         rows = []
-        for sample, segments in zip(samples, cuts, strict=True):
-            in_row = sum(len(segment.images) for segment in segments)
+        for segments in cuts:
             row = _Row()
             for segment in segments:
                 if _shows_media(segment):
-                    ids, types, output = self._process_media(sample, segment, in_row)
+                    ids, types, output = next(processed)
                     row.outputs.append(output)
                 else:
                     ids = next(tokenised)
@@ -239,35 +242,61 @@ class ProcessorEncoder(SampleEncoder):
         ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return ids
 
-    def _process_media(
-        self, sample: Sample, segment: Segment, in_row: int
-    ) -> tuple[list[int], list[int], dict[str, Any]]:
-        """Encodes a segment with media.
+    def _process_media(self, samples: Sequence[Sample], cuts: Sequence[Sequence[Segment]]) -> Iterator[_Processed]:
+        """Encodes all segments with media, in order, several in one go since a call of a processor takes its time.
 
-        Returns:
+        Yields:
             Token ids, the kind of each (0 text, 1 image, 2 video), and the processor's output.
 
         Raises:
             BadSampleError: The media or their placeholders are at fault.
         """
+        waiting: list[tuple[str, Run]] = []
+        decoded = 0  # pixels
+        for sample, segments in zip(samples, cuts, strict=True):
+            in_row = sum(len(segment.images) for segment in segments)
+            for segment in filter(_shows_media, segments):
+                run = self._decode(sample, segment, in_row)
+                waiting.append((origin_of(sample), run))
+                frames = (frame for frames, _ in run.videos for frame in frames)
+                decoded += sum(image.width * image.height for image in (*run.images, *frames))
+                if decoded > DECODED_AT_ONCE:
+                    yield from self._process(waiting)
+                    waiting, decoded = [], 0
+        yield from self._process(waiting)
+
+    def _decode(self, sample: Sample, segment: Segment, in_row: int) -> Run:
+        """Opens the media of a segment."""
         origin = origin_of(sample)
         self._check_placeholders(origin, segment)
         with _blaming(origin):
             images = [open_image(sample.images[index]) for index in segment.images]
             read = [open_video(sample.videos[index], self.max_video_frames) for index in segment.videos]
-        videos = self.family.even(read, self.max_video_frames)
+        return Run(segment.text, images, self.family.even(read, self.max_video_frames), in_row)
+
+    def _process(self, waiting: Sequence[tuple[str, Run]]) -> Iterator[_Processed]:
+        """Runs the processor on segments, and looks for the one at fault where it refuses them."""
         try:
-            output = dict(self.family.process(self.processor, segment.text, images, videos, in_row))
+            outputs = self.family.process_all(self.processor, [run for _, run in waiting]) if waiting else []
         except ValueError as fault:
+            if len(waiting) > 1:
+                for one in waiting:
+                    yield from self._process([one])
+                return
             reason = str(fault).strip().splitlines()[0]
-            raise BadSampleError(origin, f"the processor refuses the images or videos: {reason}") from fault
+            raise BadSampleError(waiting[0][0], f"the processor refuses the images or videos: {reason}") from fault
+        for (origin, _), output in zip(waiting, outputs, strict=True):
+            yield self._checked(origin, dict(output))
+
+    def _checked(self, origin: str, output: dict[str, Any]) -> _Processed:
+        """Tells the kinds of a segment's tokens, and compares their numbers with the features."""
         ids = output["input_ids"][0]
         types = torch.zeros_like(ids)
         for kind, token_id in enumerate((self._placeholders.image, self._placeholders.video), start=1):
             types[ids == token_id] = kind
         found = MediaCounts(int((types == 1).sum()), int((types == 2).sum()))
         expected = self.family.feature_rows(self.processor, self._tensors(output))
-        if found != expected:
+        if expected is not None and found != expected:
             raise BadSampleError(
                 origin,
                 f"its media have {found.image} image and {found.video} video placeholder tokens, but "

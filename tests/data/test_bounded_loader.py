@@ -1,5 +1,11 @@
+import multiprocessing
+import os
 import random
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy
 import pytest
@@ -123,3 +129,68 @@ def test_leaving_early_ends_the_workers_at_once():
     start = time.monotonic()
     source.close()
     assert time.monotonic() - start < 4  # torch waits 5 s for a worker that does not end
+    assert multiprocessing.active_children() == []
+
+
+def die(samples):
+    """Dies as a process does that the system kills for want of memory."""
+    if any(sample.id == "18" for sample in samples):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return encode(samples)
+
+
+@pytest.mark.parametrize("prefetch_bytes", [1, 2**30])
+def test_a_worker_that_is_killed_ends_the_run_with_one_line(prefetch_bytes):
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"a process that reads data died \(.*Killed\), most often for want of memory"):
+        list(loader(2, die, prefetch_bytes=prefetch_bytes).read(BATCHES))
+    assert time.monotonic() - start < 30
+    assert multiprocessing.active_children() == []
+
+
+def fail(samples):
+    raise RuntimeError("a fault of the program")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_fault_of_the_program_stays_one(workers):
+    with pytest.raises(RuntimeError, match="a fault of the program"):
+        list(loader(workers, fail).read(BATCHES))
+
+
+SCRIPT = """
+import multiprocessing, sys, time
+sys.path.insert(0, {tests!r})
+import test_bounded_loader as shared
+source = shared.loader(2, prefetch_bytes=1).read(shared.BATCHES)
+next(source)
+print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+time.sleep(600)
+"""
+
+
+def is_running(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_workers_end_when_the_training_process_is_killed():
+    script = SCRIPT.format(tests=str(Path(__file__).parent))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", script], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    workers = [int(word) for word in process.stdout.readline().split()]
+    assert len(workers) == 2
+    assert all(map(is_running, workers))
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    end = time.monotonic() + 60
+    while any(map(is_running, workers)):
+        assert time.monotonic() < end
+        time.sleep(0.1)

@@ -93,3 +93,14 @@ def test_the_count_holds_across_processes():
     process.start()
     process.join()
     assert (gate.waiting_bytes, gate.largest) == (64, 64)
+
+
+def test_a_gate_closes_though_a_dead_worker_holds_its_lock():
+    gate = PrefetchGate(1000)
+    gate._lock.acquire()
+    closing = threading.Thread(target=gate.close, daemon=True)
+    closing.start()
+    closing.join(timeout=20)
+    assert not closing.is_alive()
+    gate._lock.release()
+    assert gate.enter(7) == 0

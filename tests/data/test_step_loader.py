@@ -179,7 +179,7 @@ import test_step_loader as shared
 rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 distributed.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
 found = []
-for options in ({{"most": 3}}, {{"most": 2}}, {{}}, {{"most": 3, "fault": 11}}):
+for options in ({{"most": 3}}, {{"most": 2}}, {{}}, {{"most": 3, "fault": 11}}, {{"most": 0.2}}):
     source = shared.loader(shared.order(rank=rank, world_size=2), bad=(3, 7, 9), **options)
     steps = []
     try:
@@ -211,3 +211,5 @@ def test_ranks_agree_on_totals_on_bad_samples_and_on_where_to_stop(tmp_path):
     assert first[1][1].startswith("3 of 12 samples of the train split are bad")
     assert "it is no JSON (data.bad_samples=skip" in first[2][1]
     assert first[3][1] == "the folder is gone"
+    assert first[4][0] == first[1][0]
+    assert "data.bad_samples_limit=0.2 allows" in first[4][1]  # a fifth of twelve is two

@@ -255,3 +255,85 @@ def test_every_loader_keeps_to_the_limit():
 def test_settings_that_do_not_go_together_are_refused(options, told):
     with pytest.raises(UserError, match=told):
         LineData(**options)
+
+
+@pytest.fixture
+def placed():
+    """Gives a data module the place of one rank, without a trainer."""
+
+    def place(data, rank=0, world_size=1):
+        data.trainer = SimpleNamespace(
+            global_rank=rank,
+            world_size=world_size,
+            strategy=SimpleNamespace(root_device=SimpleNamespace(type="cpu")),
+            accumulate_grad_batches=1,
+            num_training_batches=float("inf"),
+        )
+        return data
+
+    return place
+
+
+def epochs(loader, count=2):
+    return [[{sample.id for sample in batch.samples} for batch in loader] for _ in range(count)]
+
+
+@pytest.mark.parametrize("batching", ["fixed", "length_grouped"])
+def test_two_ranks_share_what_one_would_read_and_no_epoch_repeats_another(batching, placed):
+    alone = epochs(placed(skipping(batching=batching, batch_size=4)).train_dataloader())
+    pair = [epochs(placed(skipping(batching=batching, batch_size=2), rank, 2).train_dataloader()) for rank in range(2)]
+    for epoch in range(2):
+        for whole, first, second in zip(alone[epoch], pair[0][epoch], pair[1][epoch], strict=True):
+            assert whole == first | second
+            assert not first & second
+    assert alone[0] != alone[1]
+
+
+def test_token_budgets_leave_ranks_disjoint_samples(placed):
+    first, second = (epochs(placed(skipping(**BUDGET), rank, 2).train_dataloader()) for rank in range(2))
+    for epoch in range(2):
+        assert len(first[epoch]) == len(second[epoch])
+        served = [set().union(*rank[epoch]) for rank in (first, second)]
+        assert all(served)
+        assert not served[0] & served[1]
+
+
+@BATCHINGS
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_resumed_in_the_middle_of_an_epoch_serves_the_rest(options, workers, placed):
+    def batches(loader):
+        return [(tuple(sample.id for sample in batch.samples), batch.step_totals) for batch in loader]
+
+    whole = placed(skipping(**options)).train_dataloader()
+    expected = [batches(whole) for _ in range(2)]
+    for stop in (1, len(expected[0]) - 1):
+        first = placed(skipping(num_workers=workers, **options)).train_dataloader()
+        source = iter(first)
+        for _ in range(stop):
+            next(source)
+        state = first.state_dict()
+        source.close()
+        second = placed(skipping(num_workers=workers, **options)).train_dataloader()
+        second.load_state_dict(state)
+        assert batches(second) == expected[0][stop:]
+        assert batches(second) == expected[1]
+
+
+class SeedEncoder(LineEncoder):
+    """Makes a batch of what the worker is seeded with."""
+
+    def encode(self, samples):
+        seed = torch.tensor([[torch.initial_seed()]])
+        return PromptBatch(seed, torch.ones_like(seed), {}, labels=seed)
+
+
+def test_workers_are_seeded_by_rank_and_number(placed):
+    def seeds(rank):
+        data = placed(skipping(num_workers=2), rank, 2)
+        data._encoder = SeedEncoder()
+        return {int(batch.input_ids) for batch in data.train_dataloader()}
+
+    first, second = seeds(0), seeds(1)
+    assert len(first) == len(second) == 2
+    assert not first & second
+    assert seeds(1) == second

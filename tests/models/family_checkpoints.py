@@ -34,7 +34,7 @@ ROW_COLUMN = tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for column
 
 
 @dataclass(frozen=True)
-class _Words:
+class Words:
     """Special tokens of a tokenizer, by what they are for."""
 
     special: tuple[str, ...]
@@ -45,7 +45,7 @@ class _Words:
     """Attributes of the tokenizer that a processor asks for."""
 
 
-def _tokenizer(words: _Words) -> PreTrainedTokenizerFast:
+def tiny_tokenizer(words: Words) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -67,7 +67,7 @@ def _tokenizer(words: _Words) -> PreTrainedTokenizerFast:
     )
 
 
-def _text(tokenizer: PreTrainedTokenizerFast, kind: str = "", **options: Any) -> dict[str, Any]:
+def text_settings(tokenizer: PreTrainedTokenizerFast, kind: str = "", **options: Any) -> dict[str, Any]:
     settings = {
         "vocab_size": len(tokenizer),
         "hidden_size": WIDTH,
@@ -85,7 +85,7 @@ def _text(tokenizer: PreTrainedTokenizerFast, kind: str = "", **options: Any) ->
     return {"model_type": kind, **settings} if kind else settings
 
 
-def _siglip(image_size: int, patch_size: int, kind: str = "siglip_vision_model") -> dict[str, Any]:
+def siglip_settings(image_size: int, patch_size: int, kind: str = "siglip_vision_model") -> dict[str, Any]:
     return {
         "model_type": kind,
         "hidden_size": WIDTH,
@@ -102,13 +102,13 @@ def _siglip(image_size: int, patch_size: int, kind: str = "siglip_vision_model")
 Built = tuple[Any, Any]
 """A model and its processor (or, of a text-only model, its tokenizer)."""
 
-_QWEN_WORDS = _Words(
+_QWEN_WORDS = Words(
     (*CHATML, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"), CHATML[0], CHATML[2]
 )
 
 
 def _qwen_vl(name: str, vision: dict[str, Any], text: dict[str, Any], patch_size: int = 8) -> Built:
-    tokenizer = _tokenizer(_QWEN_WORDS)
+    tokenizer = tiny_tokenizer(_QWEN_WORDS)
     token_id = tokenizer.convert_tokens_to_ids
     video_processor = "Qwen3VLVideoProcessor" if name == "Qwen3VL" else "Qwen2VLVideoProcessor"
     pixels = {"shortest_edge": 16 * 16, "longest_edge": 64 * 64}
@@ -121,7 +121,7 @@ def _qwen_vl(name: str, vision: dict[str, Any], text: dict[str, Any], patch_size
         chat_template=CHAT_TEMPLATE,
     )
     configuration = getattr(transformers, f"{name}Config")(
-        text_config=_text(tokenizer, **text),
+        text_config=text_settings(tokenizer, **text),
         vision_config={
             "num_heads": 2,
             "patch_size": patch_size,
@@ -168,13 +168,13 @@ def _qwen3_vl() -> Built:
     return _qwen_vl("Qwen3VL", vision, {"head_dim": 16, "rope_parameters": {**_ROTARY, "mrope_interleaved": True}})
 
 
-def _idefics_words(*more: str) -> _Words:
+def _idefics_words(*more: str) -> Words:
     special = (*CHATML, "<end_of_utterance>", "<fake_token_around_image>", "<global-img>", "<image>", *more)
-    return _Words((*special, *ROW_COLUMN), CHATML[2], "<end_of_utterance>", begin=CHATML[1])
+    return Words((*special, *ROW_COLUMN), CHATML[2], "<end_of_utterance>", begin=CHATML[1])
 
 
 def _smolvlm() -> Built:
-    tokenizer = _tokenizer(_idefics_words("<video>"))
+    tokenizer = tiny_tokenizer(_idefics_words("<video>"))
     sizes = {"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 32}, **HALF}
     processor = transformers.SmolVLMProcessor(
         image_processor=transformers.SmolVLMImageProcessor(**sizes),
@@ -184,8 +184,8 @@ def _smolvlm() -> Built:
         chat_template=IDEFICS_TEMPLATE,
     )
     configuration = transformers.SmolVLMConfig(
-        text_config=_text(tokenizer, "llama"),
-        vision_config=_siglip(32, 8, "smolvlm_vision"),
+        text_config=text_settings(tokenizer, "llama"),
+        vision_config=siglip_settings(32, 8, "smolvlm_vision"),
         scale_factor=2,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         pad_token_id=tokenizer.pad_token_id,
@@ -194,7 +194,7 @@ def _smolvlm() -> Built:
 
 
 def _idefics3() -> Built:
-    tokenizer = _tokenizer(_idefics_words())
+    tokenizer = tiny_tokenizer(_idefics_words())
     processor = transformers.Idefics3Processor(
         image_processor=transformers.Idefics3ImageProcessor(
             size={"longest_edge": 64}, max_image_size={"longest_edge": 32}, **HALF
@@ -204,8 +204,8 @@ def _idefics3() -> Built:
         chat_template=IDEFICS_TEMPLATE,
     )
     configuration = transformers.Idefics3Config(
-        text_config=_text(tokenizer, "llama"),
-        vision_config=_siglip(32, 8, "idefics3_vision"),
+        text_config=text_settings(tokenizer, "llama"),
+        vision_config=siglip_settings(32, 8, "idefics3_vision"),
         scale_factor=2,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         pad_token_id=tokenizer.pad_token_id,
@@ -214,8 +214,8 @@ def _idefics3() -> Built:
 
 
 def _llava() -> Built:
-    words = _Words(("<s>", "</s>", "<pad>", "<image>"), "<pad>", "</s>", begin="<s>")
-    tokenizer = _tokenizer(words)
+    words = Words(("<s>", "</s>", "<pad>", "<image>"), "<pad>", "</s>", begin="<s>")
+    tokenizer = tiny_tokenizer(words)
     processor = transformers.LlavaProcessor(
         image_processor=transformers.CLIPImageProcessor(
             size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, **HALF
@@ -227,8 +227,8 @@ def _llava() -> Built:
         chat_template=LLAVA_TEMPLATE,
     )
     configuration = transformers.LlavaConfig(
-        text_config=_text(tokenizer, "llama"),
-        vision_config={**_siglip(32, 8, "clip_vision_model"), "projection_dim": WIDTH},
+        text_config=text_settings(tokenizer, "llama"),
+        vision_config={**siglip_settings(32, 8, "clip_vision_model"), "projection_dim": WIDTH},
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=16,
     )
@@ -236,7 +236,7 @@ def _llava() -> Built:
 
 
 def _llava_onevision() -> Built:
-    tokenizer = _tokenizer(_Words((*CHATML, "<image>", "<video>"), CHATML[0], CHATML[2]))
+    tokenizer = tiny_tokenizer(Words((*CHATML, "<image>", "<video>"), CHATML[0], CHATML[2]))
     grid = [[32, 32], [32, 64], [64, 32], [64, 64]]
     size = {"size": {"height": 32, "width": 32}, **HALF}
     processor = transformers.LlavaOnevisionProcessor(
@@ -248,8 +248,8 @@ def _llava_onevision() -> Built:
         chat_template=ONEVISION_TEMPLATE,
     )
     configuration = transformers.LlavaOnevisionConfig(
-        text_config=_text(tokenizer, "qwen2"),
-        vision_config=_siglip(32, 8),
+        text_config=text_settings(tokenizer, "qwen2"),
+        vision_config=siglip_settings(32, 8),
         image_grid_pinpoints=grid,
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
@@ -266,7 +266,7 @@ def _internvl() -> Built:
         "context_image_token": "<IMG_CONTEXT>",
         "video_token": "<video>",
     }
-    tokenizer = _tokenizer(_Words((*CHATML, *named.values()), CHATML[0], CHATML[2], named=named))
+    tokenizer = tiny_tokenizer(Words((*CHATML, *named.values()), CHATML[0], CHATML[2], named=named))
     size = {"size": {"height": 32, "width": 32}, **HALF}
     processor = transformers.InternVLProcessor(
         image_processor=transformers.GotOcr2ImageProcessor(**size, crop_to_patches=True, min_patches=1, max_patches=4),
@@ -276,9 +276,9 @@ def _internvl() -> Built:
         chat_template=INTERNVL_TEMPLATE,
     )
     configuration = transformers.InternVLConfig(
-        text_config=_text(tokenizer, "qwen2"),
+        text_config=text_settings(tokenizer, "qwen2"),
         vision_config={
-            **_siglip(32, 8, "internvl_vision"),
+            **siglip_settings(32, 8, "internvl_vision"),
             "image_size": [32, 32],
             "patch_size": [8, 8],
             "layer_scale_init_value": 1.0,
@@ -292,7 +292,7 @@ def _internvl() -> Built:
 def _gemma3() -> Built:
     named = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
     special = ("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>", *named.values())
-    tokenizer = _tokenizer(_Words(special, "<pad>", "<eos>", begin="<bos>", named=named))
+    tokenizer = tiny_tokenizer(Words(special, "<pad>", "<eos>", begin="<bos>", named=named))
     processor = transformers.Gemma3Processor(
         image_processor=transformers.Gemma3ImageProcessor(size={"height": 32, "width": 32}, **HALF),
         tokenizer=tokenizer,
@@ -301,8 +301,8 @@ def _gemma3() -> Built:
     )
     token_id = tokenizer.convert_tokens_to_ids
     configuration = transformers.Gemma3Config(
-        text_config=_text(tokenizer, head_dim=16, sliding_window=64, query_pre_attn_scalar=16),
-        vision_config=_siglip(32, 8),
+        text_config=text_settings(tokenizer, head_dim=16, sliding_window=64, query_pre_attn_scalar=16),
+        vision_config=siglip_settings(32, 8),
         mm_tokens_per_image=4,
         image_token_id=token_id("<image_soft_token>"),
         boi_token_id=token_id("<start_of_image>"),
@@ -315,16 +315,16 @@ def _gemma3() -> Built:
 
 
 def _qwen2() -> Built:
-    tokenizer = _tokenizer(_Words(CHATML, CHATML[0], CHATML[2]))
+    tokenizer = tiny_tokenizer(Words(CHATML, CHATML[0], CHATML[2]))
     tokenizer.chat_template = QWEN_TEXT_TEMPLATE
-    return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**_text(tokenizer))), tokenizer
+    return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**text_settings(tokenizer))), tokenizer
 
 
 def _llama() -> Built:
     special = ("<|begin_of_text|>", "<|eot_id|>", "<|pad|>", "<|start_header_id|>", "<|end_header_id|>")
-    tokenizer = _tokenizer(_Words(special, "<|pad|>", "<|eot_id|>", begin="<|begin_of_text|>"))
+    tokenizer = tiny_tokenizer(Words(special, "<|pad|>", "<|eot_id|>", begin="<|begin_of_text|>"))
     tokenizer.chat_template = LLAMA_TEMPLATE
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**_text(tokenizer))), tokenizer
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**text_settings(tokenizer))), tokenizer
 
 
 _BUILDERS: dict[str, Callable[[], Built]] = {

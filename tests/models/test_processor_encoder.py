@@ -17,6 +17,7 @@ from lit_vlm.interfaces.records import (
     assistant_message,
     user_message,
 )
+from lit_vlm.models import processor_encoder
 from lit_vlm.models.backbone import Backbone
 
 
@@ -194,3 +195,43 @@ def test_a_count_of_a_broken_image_names_the_sample(random_tiny_encoder, image_s
     broken = replace(image_sample, images=(MediaRef(bytes=b"no image"),))
     with pytest.raises(BadSampleError, match="s: cannot read the size"):
         random_tiny_encoder.count_tokens(broken)
+
+
+def test_rows_do_not_depend_on_how_many_media_are_processed_together(random_tiny_encoder, make_sample, monkeypatch):
+    samples = [make_sample(f"i see {images}.", str(images), images=images) for images in (1, 0, 3, 2)]
+    calls = []
+    process_all = random_tiny_encoder.family.process_all
+    monkeypatch.setattr(
+        random_tiny_encoder.family,
+        "process_all",
+        lambda processor, runs: calls.append(len(runs)) or process_all(processor, runs),
+    )
+    together = random_tiny_encoder.encode(samples)
+    assert calls == [3]
+    monkeypatch.setattr(processor_encoder, "DECODED_AT_ONCE", 2 * 64 * 64)
+    some = random_tiny_encoder.encode(samples)
+    monkeypatch.setattr(processor_encoder, "DECODED_AT_ONCE", 0)
+    single = random_tiny_encoder.encode(samples)
+    assert calls[1:] == [2, 1, 1, 1, 1]
+    for other in (some, single):
+        assert torch.equal(other.input_ids, together.input_ids)
+        assert torch.equal(other.labels, together.labels)
+        assert all(torch.equal(other.visual[name], tensor) for name, tensor in together.visual.items())
+
+
+def test_of_media_processed_together_the_one_at_fault_is_named(random_tiny_encoder, make_sample, monkeypatch):
+    samples = [make_sample("i see 7.", "7", sample_id=name) for name in ("a", "b", "c")]
+    family = random_tiny_encoder.family
+    process_all = family.process_all
+
+    def refuse_wide(processor, runs):
+        if any(image.width > 100 for run in runs for image in run.images):
+            raise ValueError("too wide\nand more")
+        return process_all(processor, runs)
+
+    monkeypatch.setattr(family, "process_all", refuse_wide)
+    wide = MediaRef(pil=Image.new("RGB", (128, 64)))
+    samples[1] = replace(samples[1], images=(wide,))
+    with pytest.raises(BadSampleError) as raised:
+        random_tiny_encoder.encode(samples)
+    assert str(raised.value) == "b: the processor refuses the images or videos: too wide"

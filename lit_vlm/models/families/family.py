@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lit_vlm.interfaces.errors import UserError
 
@@ -28,6 +29,20 @@ class MediaCounts:
 
     image: int = 0
     video: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of text with its media, decoded."""
+
+    text: str
+    """Rendered text with one placeholder a medium."""
+    images: Sequence[Any]
+    """Images in order."""
+    videos: Sequence[tuple[Frames, float]]
+    """Frames and frame rate of each video, in order."""
+    in_row: int
+    """Images of the whole conversation."""
 
 
 class Family:
@@ -46,7 +61,9 @@ class Family:
         """Lists the tokens that stand for media and must not come from the text of data."""
         tokens = [getattr(processor, f"{kind}_token", None) for kind in ("image", "video")]
         ids = self.placeholder_ids(processor)
-        known = [token_id for token_id in (ids.image, ids.video) if token_id >= 0]
+        # Some processors know further marks, such as those that end a line or an image.
+        marks = [mark for kind in ("image", "video") for mark in getattr(processor, f"{kind}_token_ids", None) or ()]
+        known = [token_id for token_id in (ids.image, ids.video, *marks) if isinstance(token_id, int) and token_id >= 0]
         written = [token for token in tokens if isinstance(token, str)]
         return list(dict.fromkeys([*written, *processor.tokenizer.convert_ids_to_tokens(known)]))
 
@@ -73,11 +90,19 @@ class Family:
         if images:
             options["images"] = [list(images)]
         if videos:
-            options["videos"] = [frames for frames, _ in videos]
+            options["videos"] = [[frames for frames, _ in videos]]
             options["video_metadata"] = [video_metadata(len(frames), rate) for frames, rate in videos]
             options["do_sample_frames"] = False
         output: Mapping[str, Any] = processor(text=[text], return_tensors="pt", add_special_tokens=False, **options)
         return output
+
+    def process_all(self, processor: Any, runs: Sequence[Run]) -> list[Mapping[str, Any]]:
+        """Runs the processor on several runs of text; a family may do so in fewer calls.
+
+        Returns:
+            For each run, the processor's output for one row, without padding.
+        """
+        return [self.process(processor, run.text, run.images, run.videos, run.in_row) for run in runs]
 
     def even(self, videos: Sequence[tuple[Frames, float]], most: int) -> list[tuple[Frames, float]]:
         """Repeats frames where the family needs videos to have equally many.
@@ -98,37 +123,45 @@ class Family:
             return list(counts)
         return [most if self.even_frames == "always" else max(counts, default=0)] * len(counts)
 
-    def feature_rows(self, processor: Any, visual: Visual) -> MediaCounts:
+    def feature_rows(self, processor: Any, visual: Visual) -> MediaCounts | None:
         """Counts the feature rows that the model will make of a processor's output, without running it.
 
-        Raises:
-            UserError: No rule tells.
+        Returns:
+            The counts; None where no rule tells, so that only the model itself notices a difference.
         """
-        image = 0
+        image: int | None = 0
         if "image_grid_thw" in visual:
             image = grid_rows(visual["image_grid_thw"], processor.image_processor)
         elif "pixel_values" in visual:
-            image = self.tiles(visual["pixel_values"]) * self.rows_of_a_tile(processor, visual["pixel_values"])
+            rows = self.rows_of_a_tile(processor, visual["pixel_values"])
+            image = None if rows is None else self.tiles(visual["pixel_values"]) * rows
         video = grid_rows(visual["video_grid_thw"], processor.video_processor) if "video_grid_thw" in visual else 0
-        if "pixel_values_videos" in visual and "video_grid_thw" not in visual:
-            raise self.missing(processor, "how many feature rows a video makes")
-        return MediaCounts(image, video)
+        videos_unknown = "pixel_values_videos" in visual and "video_grid_thw" not in visual
+        return None if image is None or videos_unknown else MediaCounts(image, video)
 
     def tiles(self, pixels: Tensor) -> int:
         """Counts the images or crops that pass through the vision tower, of shape ``(tiles, C, H, W)``."""
         return len(pixels)
 
-    def rows_of_a_tile(self, processor: Any, pixels: Tensor) -> int:
-        """Counts the feature rows of one image or crop.
-
-        Raises:
-            UserError: The processor does not say.
-        """
+    def rows_of_a_tile(self, processor: Any, pixels: Tensor) -> int | None:
+        """Counts the feature rows of one image or crop; None where the processor does not say."""
         for name in ("image_seq_length", "image_seq_len"):
             rows = getattr(processor, name, None)
             if isinstance(rows, int):
                 return rows
-        raise self.missing(processor, "how many feature rows an image makes")
+        return None
+
+    def check_model(self, model: Any) -> None:
+        """Refuses a model that the general rules would feed wrongly without anybody's notice.
+
+        Raises:
+            UserError: The family has no rules of its own, and the model does not compare placeholders with features.
+        """
+        if not self.model_types and not hasattr(model.base_model, "get_placeholder_mask"):
+            raise UserError(
+                f"{type(model).__name__} does not put image features in the place of placeholder tokens as most "
+                f"families do; its model type {model.config.model_type!r} needs a file in lit_vlm/models/families"
+            )
 
     def join(self, rows: Sequence[Sequence[Visual]]) -> Visual:
         """Puts the tensors of a batch together.
@@ -144,6 +177,9 @@ class Family:
         joined = {}
         for name in names:
             tensors = [run[name] for run in runs if name in run]
+            if name == "pixel_values" and all("image_sizes" in run for run in runs if name in run):
+                # The model leaves out again what lies beyond an image's size.
+                tensors = pad_alike(tensors)
             shapes = {tuple(tensor.shape[1:]) for tensor in tensors}
             if len(shapes) > 1:
                 raise UserError(
@@ -176,12 +212,6 @@ class Family:
         """Returns what the processor writes in place of a video's placeholder; None where no rule tells."""
         return None
 
-    def missing(self, processor: Any, what: str) -> UserError:
-        """Says what a family's file would have to tell."""
-        return UserError(
-            f"{type(processor).__name__} does not tell {what}; its family needs a file in lit_vlm/models/families"
-        )
-
     def _token_id(self, processor: Any, kind: str) -> int:
         token = getattr(processor, f"{kind}_token", None)
         return int(processor.tokenizer.convert_tokens_to_ids(token)) if isinstance(token, str) else -1
@@ -190,6 +220,15 @@ class Family:
 def video_metadata(frames: int, rate: float) -> dict[str, Any]:
     """Describes frames that are sampled already, as video processors want to know."""
     return {"fps": rate, "total_num_frames": frames, "frames_indices": list(range(frames)), "duration": frames / rate}
+
+
+def pad_alike(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Adds zeros at the end of every axis but the first, so that the tensors differ in that one alone."""
+    shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    return [
+        pad(x, [item for size, most in zip(x.shape[:0:-1], shape[::-1], strict=True) for item in (0, most - size)])
+        for x in tensors
+    ]
 
 
 def grid_rows(grids: Tensor, patcher: Any) -> int:

@@ -6,13 +6,29 @@ from typing import Any
 
 from torch import Tensor
 
-from lit_vlm.models.families.family import Family
+from lit_vlm.interfaces.errors import UserError
+from lit_vlm.models.families.family import Family, MediaCounts
 
 
 class Llava(Family):
     """Counts patches, with or without the class token."""
 
     model_types = ("llava",)
+
+    def placeholder_ids(self, processor: Any) -> MediaCounts:
+        """Returns the ids of the tokens that image features replace.
+
+        Raises:
+            UserError: The processor lacks what it counts the tokens of an image by, as in checkpoints of early years.
+        """
+        lacking = [name for name in ("patch_size", "vision_feature_select_strategy") if not getattr(processor, name)]
+        if lacking:
+            raise UserError(
+                f"this LLaVA checkpoint's processor_config.json lacks {' and '.join(lacking)}; add to it patch_size "
+                "(as vision_config has it in config.json), vision_feature_select_strategy (as in config.json, usually "
+                '"default") and num_additional_image_tokens (1 for a CLIP vision tower, 0 for SigLIP)'
+            )
+        return super().placeholder_ids(processor)
 
     def rows_of_a_tile(self, processor: Any, pixels: Tensor) -> int:
         """Counts the patches of a crop, and the class token where its feature is kept."""

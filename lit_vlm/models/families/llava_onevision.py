@@ -30,7 +30,7 @@ class LlavaOneVision(Family):
         """Runs the processor; an image that is alone in this run, but not in the conversation, is not cut up."""
         if len(images) != 1 or in_row == 1:
             return super().process(processor, text, images, videos, in_row)
-        blank = to_pil_image(torch.zeros(3, 1, 1, dtype=torch.uint8))
+        blank = to_pil_image(torch.zeros(3, 8, 8, dtype=torch.uint8))
         output = dict(super().process(processor, text + processor.image_token, [*images, blank], videos, in_row))
         added = self._rows_of_one(processor)
         for name in ("input_ids", "attention_mask"):

@@ -23,9 +23,19 @@ def test_rows_are_counted_by_grid_or_by_tile():
 
 
 @pytest.mark.parametrize("visual", [{"pixel_values": torch.zeros(1, 3, 8, 8)}, {"pixel_values_videos": torch.zeros(1)}])
-def test_a_processor_that_tells_too_little_is_named(visual):
-    with pytest.raises(UserError, match=r"SimpleNamespace does not tell how many .*/families"):
-        Family().feature_rows(SimpleNamespace(), visual)
+def test_a_processor_may_tell_too_little(visual):
+    assert Family().feature_rows(SimpleNamespace(), visual) is None
+
+
+def test_a_model_that_compares_nothing_is_refused_without_rules_of_its_family():
+    model = SimpleNamespace(base_model=SimpleNamespace(), config=SimpleNamespace(model_type="odd"))
+    with pytest.raises(UserError, match="its model type 'odd' needs a file in lit_vlm/models/families"):
+        Family().check_model(model)
+    own = Family()
+    own.model_types = ("odd",)
+    own.check_model(model)
+    model.base_model.get_placeholder_mask = None
+    Family().check_model(model)
 
 
 def test_tensors_of_all_runs_are_put_one_after_another():
@@ -39,6 +49,17 @@ def test_tensors_of_all_runs_are_put_one_after_another():
 def test_tensors_that_do_not_fit_together_are_named():
     with pytest.raises(UserError, match="'pixel_values' has the shapes"):
         Family().join([[{"pixel_values": torch.zeros(1, 3, 4, 4)}, {"pixel_values": torch.zeros(1, 3, 4, 8)}]])
+
+
+def test_pixels_are_padded_where_the_model_is_told_their_sizes():
+    sized = [
+        {"pixel_values": torch.ones(1, 2, height, 4), "image_sizes": torch.tensor([[height, 4]])} for height in (3, 5)
+    ]
+    joined = Family().join([[run] for run in sized])
+    assert joined["pixel_values"].shape == (2, 2, 5, 4)
+    assert joined["pixel_values"].sum(dim=(1, 3)).tolist() == [[8] * 3 + [0] * 2, [8] * 5]
+    with pytest.raises(UserError, match="'pixel_values' has the shapes"):
+        Family().join([[{**sized[0]}], [{"pixel_values": sized[1]["pixel_values"]}]])
 
 
 @pytest.mark.parametrize(("rule", "counts"), [("never", [2, 3]), ("turn", [3, 3]), ("always", [6, 6])])
