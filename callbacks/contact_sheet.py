@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from lit_vlm.callbacks.text_layout import built_in_font, set_text
+from lit_vlm.callbacks.text_layout import sans_font, set_text
 from lit_vlm.functional.media import open_image, open_video
 from lit_vlm.interfaces.records import Completion, Sample
 from lit_vlm.parsing.answers import render_answer
@@ -201,7 +201,7 @@ def _write(draw: ImageDraw.ImageDraw, lines: Sequence[str], corner: tuple[int, i
     """Writes lines below each other and returns where the next would begin."""
     left, top = corner
     for line in lines:
-        draw.text((left, top), line, font=built_in_font(size), fill=colour)
+        draw.text((left, top), line, font=sans_font(size), fill=colour)
         top += _line_height(size)
     return top
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 
 from lit_vlm.callbacks.run_folder import is_trial_run, run_folder
 from lit_vlm.interfaces.capabilities import Exportable
@@ -30,7 +31,7 @@ class ExportModel(Callback):
         """Checks that the module can export and that nothing would be overwritten.
 
         Raises:
-            UserError: The module is not ``Exportable``, or the folder exists.
+            UserError: The module is not ``Exportable``, no rank has the whole model, or the folder exists.
         """
         if stage != "fit" or is_trial_run(trainer):
             return
@@ -38,6 +39,11 @@ class ExportModel(Callback):
             raise UserError(
                 f"ExportModel needs a model with a method export(folder); {type(pl_module).__name__} has none: "
                 "remove ExportModel from trainer.callbacks"
+            )
+        if _cuts_weights_up(trainer.strategy):
+            raise UserError(
+                f"ExportModel cannot put together the weights that {type(trainer.strategy).__name__} cuts up; remove "
+                "it from trainer.callbacks (checkpoints hold the weights all the same), or give trainer.strategy ddp"
             )
         folder = run_folder(trainer)
         self._target = Path(self.folder) if self.folder is not None else folder / "model"
@@ -65,3 +71,9 @@ class ExportModel(Callback):
             print(f"exported the model to {self._target}", flush=True)
         # Nobody goes on before the folder is there.
         trainer.strategy.barrier("export_model_renamed")
+
+
+def _cuts_weights_up(strategy: Strategy) -> bool:
+    if isinstance(strategy, DeepSpeedStrategy):
+        return strategy.zero_stage_3
+    return isinstance(strategy, FSDPStrategy | ModelParallelStrategy)

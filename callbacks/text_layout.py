@@ -1,7 +1,9 @@
-"""Text set into a given width, with Pillow's built-in font."""
+"""Text set into a given width."""
 
 from functools import lru_cache
+from pathlib import Path
 
+import matplotlib
 from PIL import ImageFont
 from PIL.ImageFont import FreeTypeFont
 
@@ -10,19 +12,13 @@ _LONGEST = 3000
 
 
 @lru_cache
-def built_in_font(size: int) -> FreeTypeFont:
-    """Returns Pillow's own font, so that no font file is needed.
+def sans_font(size: int) -> FreeTypeFont:
+    """Returns DejaVu Sans, which comes with matplotlib and has letters of Latin, Greek, Cyrillic and mathematics.
 
     Args:
         size: Height in pixels.
-
-    Raises:
-        RuntimeError: Pillow was built without FreeType; its wheels never are.
     """
-    font = ImageFont.load_default(size)
-    if not isinstance(font, FreeTypeFont):
-        raise RuntimeError("this Pillow was built without FreeType and cannot draw text; install it from a wheel")
-    return font
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
 
 
 def set_text(text: str, size: int, width: float, most_lines: int) -> list[str]:
@@ -42,12 +38,12 @@ def set_text(text: str, size: int, width: float, most_lines: int) -> list[str]:
     """
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]} {ELLIPSIS} {text[-_LONGEST // 2 :]}"
-    lines = _break(text, built_in_font(size), width)
+    lines = _break(text, sans_font(size), width)
     if len(lines) <= most_lines:
         return lines
     first = (most_lines + 1) // 2
     kept = [*lines[:first], *lines[len(lines) - (most_lines - first) :]]
-    kept[first - 1] = _with_ellipsis(kept[first - 1], built_in_font(size), width)
+    kept[first - 1] = _with_ellipsis(kept[first - 1], sans_font(size), width)
     return kept
 
 

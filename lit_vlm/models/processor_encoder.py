@@ -212,9 +212,9 @@ class ProcessorEncoder(SampleEncoder):
 
     def _reason_to_drop(self, row: _Row) -> str | None:
         if not any(row.trained[1 : self.max_tokens]):
-            return "no completion left within max_tokens"
+            return f"no completion is left within {self.max_tokens} tokens; raise model.max_tokens or lower the pixels"
         if any(row.media_types[self.max_tokens :]):
-            return "media beyond max_tokens"
+            return f"its media go beyond {self.max_tokens} tokens; raise model.max_tokens or lower the pixels"
         return None
 
     def _rows(self, samples: Sequence[Sample], cut: Cut) -> list[_Row]:

@@ -1,6 +1,8 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from lit_vlm.callbacks.export_model import ExportModel
 from lit_vlm.interfaces.errors import UserError
@@ -55,6 +57,17 @@ def test_an_existing_folder_is_refused_before_the_first_step(fit, exportable, tm
     with pytest.raises(UserError, match=r"would overwrite .*model'; give another ExportModel\.folder"):
         fit(ExportModel())
     assert not exportable.exported_to
+
+
+def test_weights_that_lie_in_pieces_are_not_exported(exportable, tmp_path):
+    stage_3, stage_2 = (DeepSpeedStrategy.__new__(DeepSpeedStrategy) for _ in range(2))  # needs deepspeed itself
+    stage_3.config, stage_2.config = ({"zero_optimization": {"stage": stage}} for stage in (3, 2))
+    for strategy in (FSDPStrategy(), ModelParallelStrategy(), stage_3):
+        trainer = SimpleNamespace(strategy=strategy, fast_dev_run=False)
+        with pytest.raises(UserError, match=f"cannot put together the weights that {type(strategy).__name__} cuts up"):
+            ExportModel().setup(trainer, exportable, "fit")
+    whole = SimpleNamespace(strategy=stage_2, fast_dev_run=False, log_dir=None, default_root_dir=str(tmp_path))
+    ExportModel(str(tmp_path / "there")).setup(whole, exportable, "fit")
 
 
 def test_a_module_that_cannot_export_is_refused(fit):

@@ -1,6 +1,6 @@
 import pytest
 
-from lit_vlm.callbacks.text_layout import ELLIPSIS, built_in_font, set_text
+from lit_vlm.callbacks.text_layout import ELLIPSIS, sans_font, set_text
 
 SIZE = 13
 
@@ -12,7 +12,7 @@ SIZE = 13
 def test_lines_keep_to_width_and_number(text, most_lines):
     lines = set_text(text, SIZE, 120, most_lines)
     assert 1 <= len(lines) <= most_lines
-    assert all(built_in_font(SIZE).getlength(line) <= 120 for line in lines)
+    assert all(sans_font(SIZE).getlength(line) <= 120 for line in lines)
 
 
 def test_words_are_kept_whole_and_in_order_where_there_is_room():
@@ -31,3 +31,8 @@ def test_of_too_long_a_text_the_middle_is_left_out():
 
 def test_blank_text_has_no_line():
     assert set_text(" \n ", SIZE, 100, 3) == []
+
+
+def test_letters_of_european_languages_have_shapes_of_their_own():
+    missing = bytes(sans_font(SIZE).getmask("\uffff"))
+    assert all(bytes(sans_font(SIZE).getmask(letter)) != missing for letter in "aüßñøłčžЖΩ≤∑→")
