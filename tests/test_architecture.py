@@ -54,6 +54,7 @@ DOORS = {
     "peft": {"models"},
     "pyarrow": {"data"},
     "rich": {"callbacks", "command_line"},
+    "rouge_score": {"parsing"},
     "safetensors": {"models", "merging"},
     "sklearn": {"data"},
     "tensorboard": {"callbacks"},

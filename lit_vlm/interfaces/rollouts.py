@@ -100,8 +100,8 @@ class Rewards:
     details: dict[str, Tensor] = field(default_factory=dict)
     """Named parts of the rewards for the log, each of shape ``(B,)``, NaN where it does not apply."""
     per_token: Tensor | None = None
-    """What of ``total`` falls on single tokens, already weighted, shape ``(B, T)``, 0 where masked; ``total`` includes
-    its sum, and the rest falls on the last token. None where no function rewards single tokens."""
+    """Rewards of single tokens beside ``total``, already weighted, shape ``(B, T)``; None where no function gives
+    any."""
 
 
 @dataclass

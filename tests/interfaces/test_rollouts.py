@@ -18,6 +18,7 @@ def make_rollouts(lengths, prompt_of):
         is_truncated=torch.tensor([length == longest for length in lengths]),
         completions=tuple(Completion(sample, "?", str(row), None) for row in range(len(lengths))),
         entropies=ids.float(),
+        reference_log_probs=-2 * ids.float(),
     )
 
 
@@ -29,7 +30,7 @@ def test_a_selection_keeps_rows_together_and_drops_shared_padding():
     assert chosen.lengths.tolist() == [1, 3]
     assert chosen.prompt_of.tolist() == [1, 1]
     assert [completion.text for completion in chosen.completions] == ["3", "2"]
-    for name in ("token_ids", "log_probs", "entropies", "mask"):
+    for name in ("token_ids", "log_probs", "entropies", "mask", "reference_log_probs"):
         assert torch.equal(getattr(chosen, name), getattr(rollouts, name)[[3, 2], :3])
     assert not chosen.is_truncated.any()
 
