@@ -6,6 +6,7 @@ LoRA: Hu et al. (2021); rsLoRA: Kalajdzievski (2023); DoRA: Liu et al. (2024).
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import transformers
 from peft import LoraConfig, LoraModel, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -28,6 +29,8 @@ PREFIX = "base_model.model."
 """What PEFT writes before the names of the base model's modules."""
 NAME = "default"
 OPTION = "model.backbone.adapter"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,30 @@ class AdapterSettings:
                 re.compile(self.modules)
             except re.error as fault:
                 raise UserError(f"{OPTION}.modules: {self.modules!r} is no regular expression: {fault}") from fault
+            if self.parts != AdapterSettings.parts:
+                raise UserError(f"{OPTION} names parts {list(self.parts)} and modules; give one of the two")
+        twice = set(self.parts) & set(self.train_in_full)
+        if twice and self.modules is None:
+            raise UserError(f"{OPTION} names {twice.pop()} in parts and in train_in_full; name it in one of the two")
+
+
+def check_adapter(skeleton: nn.Module, parts: PartModules, settings: AdapterSettings) -> None:
+    """Finds out whether an adapter can be added, before any weights are read.
+
+    Args:
+        skeleton: The base model, whose weights need not be in memory.
+        parts: Its parts.
+        settings: What is to be added.
+
+    Raises:
+        UserError: The settings fit neither the model nor the adapter to load.
+    """
+    _refuse_head(_wanted_layers(skeleton, parts, settings), parts)
+    if settings.load is None:
+        _new_configuration(skeleton, parts, settings, ())
+    else:
+        _saved_configuration(Path(settings.load), settings)
+        read_state(Path(settings.load))
 
 
 def add_adapter(
@@ -91,11 +118,12 @@ def add_adapter(
         configuration = _new_configuration(model, parts, settings, wanted)
     else:
         configuration = _saved_configuration(Path(settings.load), settings)
+        _compare_bases(configuration.base_model_name_or_path, checkpoint, settings.load)
     configuration.base_model_name_or_path = checkpoint
     configuration.revision = revision
     try:
         inject_adapter_in_model(configuration, model, NAME)
-    except ValueError as fault:
+    except (ValueError, TypeError, re.error) as fault:  # a saved configuration may hold anything
         raise UserError(f"{OPTION}: cannot be added: {str(fault).splitlines()[0]}") from fault
     adapted = adapted_layers(model)
     _refuse_head(adapted, parts)
@@ -146,13 +174,18 @@ def read_state(folder: Path) -> dict[str, Tensor]:
     """Reads the weights of a saved adapter.
 
     Raises:
-        UserError: There is no ``adapter_model.safetensors``.
+        UserError: There is no ``adapter_model.safetensors``, or it is damaged.
     """
     path = folder / WEIGHTS
     if not path.is_file():
         raise UserError(f"{OPTION}.load: there is no {WEIGHTS} in {str(folder)!r}; give the folder of a saved adapter")
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except SafetensorError as fault:
+        raise UserError(
+            f"{OPTION}.load: {str(path)!r} is damaged or cut short: {fault}; save the adapter again"
+        ) from fault
 
 
 def load_state(model: Any, state: Mapping[str, Tensor], origin: str) -> None:
@@ -169,6 +202,11 @@ def load_state(model: Any, state: Mapping[str, Tensor], origin: str) -> None:
     expected = adapter_state(model)
     missing = sorted(expected.keys() - state.keys())
     unexpected = sorted(state.keys() - expected.keys())
+    if not missing and unexpected and all(".base_layer." in name for name in unexpected):
+        raise UserError(
+            f"{OPTION}.load: the adapter in {origin!r} holds weights of the base model, {unexpected[0]}, which would "
+            "be passed by; save it anew with peft's save_embedding_layers=False"
+        )
     if missing or unexpected:
         raise UserError(
             f"{OPTION}.load: the adapter in {origin!r} does not fit this model: {_counted('missing', missing)}; "
@@ -322,6 +360,17 @@ def _saved_configuration(folder: Path, settings: AdapterSettings) -> LoraConfig:
     configuration.inference_mode = False
     configuration.lora_dropout = settings.dropout
     return configuration
+
+
+def _compare_bases(trained_on: str | None, checkpoint: str, folder: str) -> None:
+    # The same weights may have a hub id and several folders, so that another name is no proof of another model.
+    if trained_on and Path(trained_on).name != Path(checkpoint).name:
+        logger.warning(
+            "the adapter in %r was trained on %r, and is now put on %r; unless the two are the same, it will do harm",
+            folder,
+            trained_on,
+            checkpoint,
+        )
 
 
 def _is_given(settings: AdapterSettings, *names: str) -> bool:

@@ -17,10 +17,16 @@ from transformers import (
 )
 
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.models.adapters import AdapterSettings, add_adapter, merge_adapter
+from lit_vlm.models.adapters import AdapterSettings, add_adapter, check_adapter, merge_adapter
+from lit_vlm.models.checkpoint_faults import (
+    LOADING_FAULTS,
+    explain_fault,
+    refuse_incomplete,
+    refuse_without_words,
+)
 from lit_vlm.models.parts import Part, module_parts
 from lit_vlm.models.processor_encoder import ProcessorEncoder
-from lit_vlm.models.quantisation import QuantisationSettings, keep_differentiable
+from lit_vlm.models.quantisation import QuantisationSettings, keep_differentiable, misfits
 from lit_vlm.models.segment_attention import use_segment_attention
 from lit_vlm.models.tiny_vlm import TINY_FOLDER
 from lit_vlm.models.tuning import checkpoint_gradients, train_only
@@ -81,6 +87,17 @@ class Backbone:
             )
         if self.from_scratch and self.adapter is not None:
             raise UserError("model.backbone.from_scratch draws new weights, on which no adapter is any use; leave one")
+        if self.from_scratch and self.dtype == "auto":
+            raise UserError("model.backbone.dtype auto takes the type of weights that from_scratch draws; name a type")
+        self._check_media_bounds()
+
+    def _check_media_bounds(self) -> None:
+        least, most = self.min_pixels, self.max_pixels
+        for name, value in (("min_pixels", least), ("max_pixels", most), ("max_video_frames", self.max_video_frames)):
+            if value is not None and value < 1:
+                raise UserError(f"model.backbone.{name} is {value}; give at least 1")
+        if least is not None and most is not None and least > most:
+            raise UserError(f"model.backbone.min_pixels is {least}, above max_pixels {most}; exchange them")
 
     @property
     def source(self) -> str:
@@ -94,6 +111,7 @@ class Backbone:
             UserError: There is no such checkpoint.
         """
         processor = self._load(AutoProcessor if self._reads_images() else AutoTokenizer)
+        refuse_without_words(getattr(processor, "tokenizer", processor), self.checkpoint)
         self._bound_pixels(processor)
         return ProcessorEncoder(processor, max_tokens=max_tokens, max_video_frames=self.max_video_frames)
 
@@ -105,15 +123,22 @@ class Backbone:
         bounds = {name: value for name, value in bounds.items() if value is not None}
         if not bounds:
             return
-        size = getattr(getattr(processor, "image_processor", None), "size", None)
+        size: Any = getattr(getattr(processor, "image_processor", None), "size", None)
         # Only processors that count pixels by area keep their bounds under these two names.
         if getattr(size, "shortest_edge", None) is None or getattr(size, "longest_edge", None) is None:
+            told = {name: value for name, value in dict(size or {}).items() if value is not None}
             raise UserError(
-                f"model.backbone.min_pixels and max_pixels do not apply to {self.checkpoint!r}, whose processor has "
-                f"size {size}; leave them out"
+                f"model.backbone.min_pixels and max_pixels do not apply to {self.checkpoint!r}, "
+                + (f"whose processor has an image size of its own, {told}" if told else "which reads text only")
+                + "; leave them out"
             )
         for name, value in bounds.items():
             setattr(size, name, value)
+        if size.shortest_edge > size.longest_edge:
+            raise UserError(
+                f"the processor of {self.checkpoint!r} would enlarge images to {size.shortest_edge} pixels and reduce "
+                f"them to {size.longest_edge}; give both model.backbone.min_pixels and max_pixels"
+            )
 
     def load_model(
         self, encoder: ProcessorEncoder, seed: int = 0, device: torch.device | str = "cpu"
@@ -128,7 +153,10 @@ class Backbone:
         Raises:
             UserError: There is no such checkpoint, it is no language model, or the settings do not fit it.
         """
-        model = self._load_weights(seed, device)
+        skeleton = self._checked_skeleton() if self._chooses_layers() else None
+        model = self._load_weights(seed, device, skeleton)
+        if encoder.processor is not encoder.tokenizer:
+            encoder.family.check_model(model)
         parts = module_parts(model)
         if self.adapter is not None:
             with torch.random.fork_rng():
@@ -154,26 +182,57 @@ class Backbone:
             base = replace(self, adapter=None, quantisation=None)._load_weights(seed=0, device="cpu")
             merge_adapter(base, policy.model).save_pretrained(folder)
 
-    def _load_weights(self, seed: int, device: torch.device | str) -> Any:
-        loader = AutoModelForImageTextToText if self._reads_images() else AutoModelForCausalLM
-        options: dict[str, Any] = {"dtype": self.dtype}
-        if self.attention is not None:
-            options["attn_implementation"] = self.attention
+    def _chooses_layers(self) -> bool:
+        return not (self.adapter is None and self.train_parts is None and self.quantisation is None)
 
-        def build() -> Any:
-            return loader.from_config(self._load(AutoConfig), trust_remote_code=self.trust_remote_code, **options)
+    def _checked_skeleton(self) -> Any:
+        """Builds the model without memory for its weights, and finds what does not fit it before they are read.
 
+        Raises:
+            UserError: Parts or layers that the settings name are not there.
+        """
+        with torch.device("meta"):
+            skeleton = self._build()
+        parts = module_parts(skeleton)
+        if self.adapter is not None:
+            check_adapter(skeleton, parts, self.adapter)
+        elif self.train_parts is not None:
+            train_only(skeleton, parts, self.train_parts)
+        return skeleton
+
+    def _build(self) -> Any:
+        options = self._options()
+        if self.dtype == "auto":
+            del options["dtype"]
+        try:
+            return self._loader().from_config(
+                self._load(AutoConfig), trust_remote_code=self.trust_remote_code, **options
+            )
+        except LOADING_FAULTS as fault:
+            raise self._cannot_load(fault) from fault
+
+    def _loader(self) -> Any:
+        return AutoModelForImageTextToText if self._reads_images() else AutoModelForCausalLM
+
+    def _options(self) -> dict[str, Any]:
+        return {"dtype": self.dtype} | ({} if self.attention is None else {"attn_implementation": self.attention})
+
+    def _load_weights(self, seed: int, device: torch.device | str, skeleton: Any = None) -> Any:
         if self.from_scratch:
             with torch.random.fork_rng():
                 set_seed(seed)
-                return build()
-        if self.quantisation is None:
-            return self._load(loader, use_safetensors=True, **options)
-        configuration = self.quantisation.configuration(self.dtype, self.quantisation.kept_layers(build))
-        model = self._load(
-            loader, use_safetensors=True, quantization_config=configuration, device_map={"": device}, **options
-        )
-        keep_differentiable(model)
+                return self._build()
+        options = self._options() | {"use_safetensors": True}
+        if self.quantisation is not None:
+            kept = self.quantisation.kept_layers(skeleton)
+            options["quantization_config"] = self.quantisation.configuration(self.dtype, kept)
+            options["device_map"] = {"": device}
+        # Sizes that differ are refused here, with their names.
+        model, report = self._load(self._loader(), output_loading_info=True, ignore_mismatched_sizes=True, **options)
+        mismatched = [*report["mismatched_keys"], *misfits(model)]
+        refuse_incomplete(report["missing_keys"], mismatched, self.checkpoint)
+        if self.quantisation is not None:
+            keep_differentiable(model)
         return model
 
     def _load(self, loader: Any, **options: Any) -> Any:
@@ -183,15 +242,21 @@ class Backbone:
                 f"model.backbone.checkpoint: there is no folder {self.checkpoint!r}; "
                 "give an existing folder, a hub id or 'tiny'"
             )
+        if self.revision is not None and Path(self.source).is_dir():
+            raise UserError(
+                f"model.backbone.revision is {self.revision!r}, but the folder {self.checkpoint!r} has no revisions; "
+                "leave it out, or give a hub id"
+            )
         if self.gguf_file is not None:
             options["gguf_file"] = self.gguf_file
         try:
             return loader.from_pretrained(
                 self.source, revision=self.revision or "main", trust_remote_code=self.trust_remote_code, **options
             )
-        except (OSError, ValueError, ImportError) as fault:
-            first_line = str(fault).strip().splitlines()[0]
-            raise UserError(
-                f"model.backbone.checkpoint: cannot load {self.checkpoint!r}: {first_line} "
-                "(give a folder, a hub id such as Qwen/Qwen2.5-VL-3B-Instruct, or 'tiny')"
-            ) from fault
+        except LOADING_FAULTS as fault:
+            raise self._cannot_load(fault) from fault
+
+    def _cannot_load(self, fault: Exception) -> UserError:
+        return (
+            fault if isinstance(fault, UserError) else UserError(explain_fault(fault, self.checkpoint, self.attention))
+        )

@@ -5,12 +5,12 @@ NF4 with double quantisation: Dettmers et al., QLoRA (2023). Eight bits: Dettmer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from bitsandbytes.nn import Linear4bit
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from torch import nn
 from transformers import BitsAndBytesConfig
 
@@ -35,6 +35,15 @@ class QuantisationSettings:
     """nf4: type that the packed bits are declared as; FSDP needs that of the other weights."""
     parts: tuple[Literal["vision", "projector", "language"], ...] = ("language",)
     """Parts that are quantised; the head never is."""
+
+    def __post_init__(self) -> None:
+        names = ("double", "compute_dtype", "storage")
+        given = [name for name in names if getattr(self, name) != getattr(QuantisationSettings, name)]
+        if self.kind == "int8" and given:
+            raise UserError(
+                f"model.backbone.quantisation.{given[0]} is for kind nf4, and kind is int8; leave {given[0]} out, or "
+                "give kind nf4"
+            )
 
     def configuration(self, dtype: str, kept: Collection[str]) -> BitsAndBytesConfig:
         """Describes the quantisation to transformers.
@@ -63,17 +72,15 @@ class QuantisationSettings:
             llm_int8_skip_modules=list(kept),
         )
 
-    def kept_layers(self, build: Callable[[], Any]) -> list[str]:
+    def kept_layers(self, skeleton: nn.Module) -> list[str]:
         """Names the linear layers that stay as they are.
 
         Args:
-            build: Makes the model from its configuration; it is called where tensors take no memory.
+            skeleton: The model, whose weights need not be in memory.
 
         Raises:
             UserError: The model lacks a part that is to be quantised.
         """
-        with torch.device("meta"):
-            skeleton: nn.Module = build()
         parts = module_parts(skeleton)
         require_parts(parts, self.parts, "model.backbone.quantisation.parts")
         return [name for name in linear_layers(skeleton) if part_of(name, parts) not in self.parts]
@@ -84,3 +91,19 @@ def keep_differentiable(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+def misfits(model: nn.Module) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    """Lists the quantised weights of another shape than their layer, which are packed without being compared.
+
+    Returns:
+        Name, shape found and shape wanted of each.
+    """
+    found: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
+    for name, module in model.named_modules():
+        if isinstance(module, Linear4bit | Linear8bitLt):
+            state = getattr(module.weight, "quant_state", None)
+            shape = tuple(module.weight.shape if state is None else state.shape)
+            if shape != (module.out_features, module.in_features):
+                found.append((f"{name}.weight", shape, (module.out_features, module.in_features)))
+    return found

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 
 from lit_vlm.evaluation.evaluation_metrics import EvaluationMetrics
+from lit_vlm.functional.random_streams import stream_seed
 from lit_vlm.interfaces.capabilities import COMPLETIONS, PartSummary, ServesTasks
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import Completion, EvaluationBatch, PromptBatch
@@ -92,8 +93,7 @@ class VLMModule(LightningModule):
     def configure_model(self) -> None:
         """Loads the weights, once."""
         if self._policy is None:
-            seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-            self._policy = self.backbone.load_model(self.encoder, seed, self.trainer.strategy.root_device)
+            self._policy = self.backbone.load_model(self.encoder, _run_seed(), self.trainer.strategy.root_device)
             self._policy.train()
             # Lightning warns of frozen parts, which are in evaluation mode on purpose.
             warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
@@ -107,7 +107,13 @@ class VLMModule(LightningModule):
         Raises:
             UserError: The Trainer's strategy does not stand how the model is to be loaded.
         """
-        check_support(strategy_kind(self.trainer.strategy), self.backbone)
+        strategy = strategy_kind(self.trainer.strategy)
+        check_support(strategy, self.backbone)
+        if strategy == "fsdp1" and self.optimizer_settings.tells_parameters_apart:
+            raise UserError(
+                "trainer.strategy fsdp makes flat pieces of the weights, among which model.optimizer can tell neither "
+                "matrices nor parts; give weight_decay 0 and no parts, or trainer.strategy ddp"
+            )
         tasks = self._data().tasks
         for name in ("validation", "test", "predict"):
             self.evaluation_metrics[name] = EvaluationMetrics(tasks)
@@ -151,6 +157,11 @@ class VLMModule(LightningModule):
         steps = total_optimizer_steps(self.trainer, batches)
         optimizer, scheduler = self.optimizer_settings.build(self.policy, steps, self.policy.part_of)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Lets dropout depend on the run's seed, the rank and the place in the run, so that a run resumes exactly."""
+        place = (self.global_rank, self.trainer.global_step, batch_idx)
+        torch.manual_seed(stream_seed(_run_seed(), "training_step", *place) % 2**63)
 
     def validation_step(self, batch: EvaluationBatch, batch_idx: int) -> dict[str, Any]:
         """Scores and continues held-out samples; callbacks find the completions under ``completions``."""
@@ -237,3 +248,7 @@ class VLMModule(LightningModule):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(value)
         return value
+
+
+def _run_seed() -> int:
+    return int(os.environ.get("PL_GLOBAL_SEED", "0"))

@@ -66,6 +66,13 @@ class OptimizerSettings:
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
             raise UserError(f"model.optimizer.learning_rate is {self.learning_rate}; give a positive number")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"model.optimizer.betas is {list(self.betas)}; both must lie in [0, 1)")
+        if self.epsilon <= 0 or self.weight_decay < 0:
+            raise UserError(
+                f"model.optimizer has epsilon {self.epsilon} and weight_decay {self.weight_decay}; "
+                "epsilon must be positive and weight_decay not negative"
+            )
         if self.warmup < 0 or not 0 <= self.final_share <= 1:
             raise UserError(
                 f"model.optimizer has warmup {self.warmup} and final_share {self.final_share}; "
@@ -77,6 +84,13 @@ class OptimizerSettings:
                     f"model.optimizer.parts.{part}.learning_rate is {own.learning_rate}; give a positive number, or "
                     "freeze the part with model.backbone.train_parts"
                 )
+            if own.weight_decay is not None and own.weight_decay < 0:
+                raise UserError(f"model.optimizer.parts.{part}.weight_decay is {own.weight_decay}; give 0 or more")
+
+    @property
+    def tells_parameters_apart(self) -> bool:
+        """Whether matrices or parts are treated by themselves."""
+        return self.weight_decay > 0 or bool(self._own())
 
     def build(
         self, model: nn.Module, total_steps: int, part_of: Callable[[str], str] | None = None
@@ -134,7 +148,9 @@ class OptimizerSettings:
             part = part_of(name) if own and part_of is not None else WHOLE
             part = part if part in own else WHOLE
             settings = own.get(part, PartOptimizer())
-            decays = parameter.ndim >= 2 and id(parameter) not in embeddings
+            # Learnt tokens and positions, of shape (1, tokens, width), are embeddings too.
+            learnt_tokens = parameter.ndim == 3 and len(parameter) == 1
+            decays = parameter.ndim >= 2 and not learnt_tokens and id(parameter) not in embeddings
             decay = self.weight_decay if settings.weight_decay is None else settings.weight_decay
             label = f"{part}/{'decayed' if decays else 'not_decayed'}"
             group = {

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import PromptBatch
 from lit_vlm.interfaces.roles import Reward, SupervisedObjective
 from lit_vlm.models.backbone import Backbone
@@ -46,6 +47,8 @@ class SFTModule(VLMModule):
         chunk_tokens: int = 1024,
     ) -> None:
         super().__init__(backbone, optimizer=optimizer, generation=generation, reward=reward, max_tokens=max_tokens)
+        if chunk_tokens < 1:
+            raise UserError(f"model.chunk_tokens is {chunk_tokens}; give at least 1")
         self.objective = objective
         self.chunk_tokens = chunk_tokens
         self._step_sums = torch.zeros(3)

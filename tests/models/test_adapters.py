@@ -211,6 +211,7 @@ def rewrite(folder, change):
             ],
             r"56 missing weights \(.*, …\); 56 unexpected weights",
         ),
+        (lambda state: state.update({"embed_tokens.base_layer.weight": torch.zeros(1)}), "save_embedding_layers=False"),
         (lambda state: state.update({sorted(state)[0]: torch.zeros(2, 2)}), r"has shape \(2, 2\), this model needs"),
     ],
 )
@@ -241,6 +242,13 @@ def test_settings_that_disagree_with_the_saved_adapter_are_refused(
     [
         ("adapter_config.json", None, "there is no adapter_config.json"),
         ("adapter_config.json", "{", "is no JSON"),
+        ("adapter_config.json", '{"peft_type": "LORA", "r": 4, "target_modules": "("}', "cannot be added"),
+        (
+            "adapter_config.json",
+            '{"peft_type": "LORA", "r": 4, "lora_alpha": "x", "target_modules": ["q_proj"]}',
+            "cannot be added",
+        ),
+        ("adapter_model.safetensors", "short", "is damaged or cut short"),
         ("adapter_config.json", '{"peft_type": "IA3"}', "does not describe a LoRA adapter"),
         ("adapter_config.json", '{"peft_type": "LORA", "r": 4, "init_lora_weights": "pissa"}', "begun with 'pissa'"),
         ("adapter_model.safetensors", None, "there is no adapter_model.safetensors"),
@@ -260,6 +268,8 @@ def test_a_folder_that_is_no_saved_adapter_is_refused(backbone, random_tiny_enco
         ({"modules": "nothing"}, r"choose no linear layer .* model\.language_model\.layers\.\\d\+\.self_attn\.q_proj"),
         ({"modules": ".*lm_head"}, "adapts the head"),
         ({"train_in_full": ("head",)}, "cannot train alone"),
+        ({"parts": ("vision",), "modules": ".*q_proj"}, "names parts .* and modules; give one"),
+        ({"parts": ("projector",), "train_in_full": ("projector",)}, "names projector in parts and in train_in_full"),
     ],
 )
 def test_layers_that_cannot_be_adapted_are_refused(backbone, random_tiny_encoder, settings, told):
@@ -271,6 +281,15 @@ def test_layers_that_cannot_be_adapted_are_refused(backbone, random_tiny_encoder
 def test_impossible_settings_are_refused(settings):
     with pytest.raises(UserError, match=next(iter(settings))):
         AdapterSettings(**settings)
+
+
+def test_an_adapter_that_was_trained_on_another_base_is_told_of(backbone, random_tiny_encoder, saved, caplog):
+    backbone(load=str(saved)).load_model(random_tiny_encoder)
+    assert "trained on" not in caplog.text
+    path = saved / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": "someone/else"}))
+    backbone(load=str(saved)).load_model(random_tiny_encoder)
+    assert "was trained on 'someone/else', and is now put on" in caplog.text
 
 
 def test_the_type_of_the_adapter(random_tiny_folder, random_tiny_encoder, batch):

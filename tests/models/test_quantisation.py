@@ -90,6 +90,13 @@ def test_the_settings_reach_the_layers(load):
     assert load().model.model.language_model.layers[0].mlp.up_proj.base_layer.weight.quant_state.nested
 
 
+@pytest.mark.parametrize("setting", [{"double": False}, {"compute_dtype": "bfloat16"}, {"storage": "bfloat16"}])
+def test_what_eight_bits_would_pass_by_is_refused(setting):
+    QuantisationSettings(**setting)
+    with pytest.raises(UserError, match=f"{next(iter(setting))} is for kind nf4"):
+        QuantisationSettings(kind="int8", **setting)
+
+
 def test_a_type_to_compute_in_is_needed():
     with pytest.raises(UserError, match=r"give model\.backbone\.dtype"):
         QuantisationSettings().configuration("auto", [])

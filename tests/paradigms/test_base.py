@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import lightning
 import pytest
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 
 from lit_vlm.data.digits_reasoning import DigitsReasoning
 from lit_vlm.interfaces.capabilities import DescribesParts
@@ -13,7 +13,7 @@ from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.quantisation import QuantisationSettings
 from lit_vlm.models.vision_language_model import GenerationSettings
 from lit_vlm.paradigms.base import VLMModule
-from lit_vlm.paradigms.optimization import OptimizerSettings
+from lit_vlm.paradigms.optimization import OptimizerSettings, PartOptimizer, PartOptimizers
 from lit_vlm.paradigms.sft import SFTModule
 from lit_vlm.rewards.answer_correctness import AnswerCorrectness
 
@@ -90,14 +90,32 @@ def test_a_module_tells_its_parts_and_what_an_image_costs(module):
     assert isinstance(module, DescribesParts)
     assert [part.part for part in module.part_summaries()] == ["vision", "projector", "language", "head"]
     assert sum(part.trainable for part in module.part_summaries()) == sum(p.numel() for p in module.policy.parameters())
-    assert "an image of 1024 x 1024 pixels is 64 tokens" in module.token_budgets()
+    assert "an image of 1024 x 1024 pixels is 64 tokens, the largest one 64" in module.token_budgets()
 
 
 def test_a_strategy_that_does_not_go_with_the_model_is_refused_before_it_is_loaded():
-    module = VLMModule(Backbone("/nowhere", adapter=AdapterSettings(), quantisation=QuantisationSettings()))
-    module._trainer = SimpleNamespace(datamodule=Data(), is_global_zero=True, strategy=ModelParallelStrategy())
-    with pytest.raises(UserError, match=r"give trainer\.strategy ddp"):
-        module.setup("fit")
+    quantised = Backbone("/nowhere", adapter=AdapterSettings(), quantisation=QuantisationSettings(kind="int8"))
+    for backbone, strategy in ((Backbone("/nowhere"), ModelParallelStrategy()), (quantised, FSDPStrategy())):
+        module = VLMModule(backbone)
+        module._trainer = SimpleNamespace(datamodule=Data(), is_global_zero=True, strategy=strategy)
+        with pytest.raises(UserError, match=r"give trainer\.strategy ddp"):
+            module.setup("fit")
+
+
+def test_what_an_optimizer_cannot_do_with_flat_pieces_of_weights_is_refused():
+    for settings, refused in (
+        (OptimizerSettings(), False),
+        (OptimizerSettings(weight_decay=0.1), True),
+        (OptimizerSettings(parts=PartOptimizers(vision=PartOptimizer(learning_rate=1e-6))), True),
+    ):
+        for strategy in (FSDPStrategy(), STRATEGY):
+            module = VLMModule(Backbone("/nowhere"), optimizer=settings)
+            module._trainer = SimpleNamespace(datamodule=Data(), is_global_zero=True, strategy=strategy)
+            if refused and strategy is not STRATEGY:
+                with pytest.raises(UserError, match="give weight_decay 0 and no parts"):
+                    module.setup("fit")
+            else:
+                module.setup("fit")
 
 
 def fit(folder, adapter, steps, checkpoints, quantisation=None, resume=None):
@@ -127,7 +145,7 @@ def fit(folder, adapter, steps, checkpoints, quantisation=None, resume=None):
 
 @pytest.mark.parametrize("quantisation", [None, QuantisationSettings()], ids=["plain", "nf4"])
 def test_an_adapter_run_saves_what_it_trains_and_resumes_exactly(random_tiny_folder, tmp_path, quantisation):
-    adapter = AdapterSettings(rank=2, train_in_full=("projector",))
+    adapter = AdapterSettings(rank=2, dropout=0.3, train_in_full=("projector",))
     whole = fit(random_tiny_folder, adapter, 4, tmp_path, quantisation)
     fit(random_tiny_folder, adapter, 2, tmp_path, quantisation)
     held = torch.load(tmp_path / "2.ckpt", weights_only=True)["state_dict"]

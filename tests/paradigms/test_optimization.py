@@ -2,6 +2,7 @@ import math
 from types import SimpleNamespace
 
 import pytest
+import torch
 from torch import nn
 
 from lit_vlm.interfaces.errors import UserError
@@ -37,12 +38,13 @@ def test_the_rate_never_leaves_its_bounds():
 
 def test_only_matrices_are_decayed():
     model = nn.ModuleDict({"embedding": nn.Embedding(4, 3), "norm": nn.LayerNorm(3), "linear": nn.Linear(3, 2)})
+    model.positions = nn.Parameter(torch.zeros(1, 4, 3))
     optimizer, _ = OptimizerSettings(weight_decay=0.1).build(model, 10)
     decayed, kept = optimizer.param_groups
     assert decayed["weight_decay"] == 0.1
     assert [parameter.shape for parameter in decayed["params"]] == [model["linear"].weight.shape]
     assert kept["weight_decay"] == 0.0
-    assert len(kept["params"]) == 4
+    assert len(kept["params"]) == 5
 
 
 def test_frozen_parameters_are_left_out_and_an_empty_rest_is_refused():
@@ -109,6 +111,8 @@ def test_a_part_without_anything_to_train_is_refused(two_parts):
 def test_a_part_cannot_have_no_rate_at_all():
     with pytest.raises(UserError, match=r"parts\.head\.learning_rate is 0"):
         OptimizerSettings(parts=PartOptimizers(head=PartOptimizer(learning_rate=0.0)))
+    with pytest.raises(UserError, match=r"parts\.head\.weight_decay is -1"):
+        OptimizerSettings(parts=PartOptimizers(head=PartOptimizer(weight_decay=-1.0)))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +137,17 @@ def test_a_run_without_end_or_batches_is_refused():
         total_optimizer_steps(trainer(max_epochs=1), 0)
 
 
-@pytest.mark.parametrize("settings", [{"learning_rate": 0.0}, {"warmup": -1.0}, {"final_share": 2.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"learning_rate": 0.0},
+        {"warmup": -1.0},
+        {"final_share": 2.0},
+        {"betas": (0.9, 1.0)},
+        {"epsilon": 0.0},
+        {"weight_decay": -0.1},
+    ],
+)
 def test_impossible_settings_are_refused(settings):
     with pytest.raises(UserError, match=next(iter(settings))):
         OptimizerSettings(**settings)

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from lit_vlm.data.digits_reasoning import DigitsReasoning
+from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import Completion
 from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.vision_language_model import GenerationSettings
@@ -198,3 +199,8 @@ def test_two_processes_take_the_steps_of_one(random_tiny_folder, tmp_path):
     assert two_losses == pytest.approx(one_losses, abs=1e-5)
     for name in one:
         torch.testing.assert_close(two[name], one[name], atol=1e-4, rtol=0)
+
+
+def test_chunks_without_tokens_are_refused():
+    with pytest.raises(UserError, match=r"model\.chunk_tokens is 0"):
+        SFTModule(chunk_tokens=0)
