@@ -31,6 +31,7 @@ class EvaluationMetrics(nn.Module):
         self.exact_match = ExactMatch([ALL, *map(_task_group, self._tasks), *map(_type_group, get_args(AnswerType))])
         self.well_formed = MeanMetric()
         self.reward = MeanMetric()
+        self.reward_scored = MeanMetric()
         self.reset()
 
     def update_scores(self, scores: TokenScores) -> None:
@@ -48,14 +49,19 @@ class EvaluationMetrics(nn.Module):
             self.well_formed.update(float(verdict.formatted))
 
     def update_rewards(self, output: RewardOutput) -> None:
-        """Counts the rewards of a batch."""
-        self.reward.update(output.total)
+        """Counts the rewards of a batch, and how many completions the reward applied to."""
+        scored = ~output.total.isnan()
+        if len(scored):
+            self.reward_scored.update(scored.float())
+        if scored.any():
+            self.reward.update(output.total[scored])
 
     def compute(self) -> dict[str, float]:
         """Returns the figures seen so far, by name; proportions come with 95 % Wilson intervals.
 
         ``exact_match`` has ``_low``, ``_high`` and ``_total`` beside it, and one entry a task (``exact_match/<task>``,
-        likewise) and an answer type (``exact_match_by_type/<type>``). Figures without any observation are left out.
+        likewise) and an answer type (``exact_match_by_type/<type>``). ``reward`` is the mean over completions that the
+        reward applies to, ``reward_scored`` their share. Figures without any observation are left out.
         """
         # Every rank computes every figure: one without observations would else leave the others waiting.
         loss = self.loss.compute()
@@ -65,6 +71,7 @@ class EvaluationMetrics(nn.Module):
             "token_accuracy": float(self.token_accuracy.compute()),
             "well_formed": float(self.well_formed.compute()),
             "reward": float(self.reward.compute()),
+            "reward_scored": float(self.reward_scored.compute()),
         }
         for group, proportion in self.exact_match.compute().items():
             name = "exact_match" if group == ALL else group
@@ -76,7 +83,7 @@ class EvaluationMetrics(nn.Module):
 
     def reset(self) -> None:
         """Forgets everything seen."""
-        means = (self.loss, self.token_accuracy, self.well_formed, self.reward)
+        means = (self.loss, self.token_accuracy, self.well_formed, self.reward, self.reward_scored)
         for metric in (*means, self.exact_match):
             metric.reset()
         # An observation of no weight: a rank that never sees a batch still takes part in the sums.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from lit_vlm.interfaces.records import (
     TokenCount,
     TokenScores,
 )
+from lit_vlm.interfaces.rollouts import RewardContext
 
 
 class TaskGenerator(ABC):
@@ -87,10 +89,14 @@ class SupervisedObjective(ABC):
 class Reward(ABC):
     """Scores completions."""
 
+    needs_groups: ClassVar[bool] = False
+    """Whether a score depends on the other completions of the same prompt."""
+
     @abstractmethod
-    def __call__(self, completions: Sequence[Completion]) -> RewardOutput:
-        """Scores each completion by itself; a reward that cannot score raises, it never guesses.
+    def __call__(self, completions: Sequence[Completion], context: RewardContext = RewardContext()) -> RewardOutput:
+        """Scores each completion; a reward that cannot score raises, it never guesses.
 
         Args:
             completions: ``B`` generated completions with their samples and, where there is an answer, verdicts.
+            context: What is known beside them; empty in validation.
         """

@@ -6,9 +6,9 @@ What the answer *means* is left to ``lit_vlm.parsing.answers``.
 import re
 
 from lit_vlm.interfaces.records import AnswerPlace
+from lit_vlm.parsing.final_answers import last_boxed
 from lit_vlm.parsing.tagged_answers import extract_answer
 
-_BOXED = re.compile(r"\\boxed\s*\{")
 _STATED = re.compile(
     r"(?:^[ \t]*####|\banswer(?:[ \t]+is\b|[ \t]*\**[ \t]*:))[ \t:*]*(\S.*)", re.IGNORECASE | re.MULTILINE
 )
@@ -38,7 +38,7 @@ def find_answer(completion: str, place: AnswerPlace) -> str | None:
         case "tags":
             return extract_answer(completion)
         case "boxed":
-            return _last_boxed(after_thought)
+            return last_boxed(after_thought)
         case "stated":
             stated = [found[1] for found in _STATED.finditer(after_thought)]
             return _without_stop(stated[-1]) or None if stated else None
@@ -50,17 +50,6 @@ def find_answer(completion: str, place: AnswerPlace) -> str | None:
 
 
 _IN_TURN: tuple[AnswerPlace, ...] = ("tags", "boxed", "stated", "whole")
-
-
-def _last_boxed(text: str) -> str | None:
-    """Reads the last box whose braces close."""
-    for start in reversed([found.end() for found in _BOXED.finditer(text)]):
-        depth = 1
-        for position in range(start, len(text)):
-            depth += (text[position] == "{") - (text[position] == "}")
-            if depth == 0:
-                return text[start:position].strip() or None
-    return None
 
 
 def _without_stop(text: str) -> str:

@@ -69,10 +69,16 @@ def _number_groups(text: str) -> list[tuple[float, ...] | None]:
     """
     text = unify_signs(peel(text))
     groups = _INNERMOST_GROUP.findall(text) if any(bracket in text for bracket in "()[]") else [text]
-    return [_numbers(group) for group in groups if any(digit in group for digit in "0123456789")]
+    return [parse_coordinates(group) for group in groups if any(digit in group for digit in "0123456789")]
 
 
-def _numbers(group: str) -> tuple[float, ...] | None:
+def parse_coordinates(group: str) -> tuple[float, ...] | None:
+    """Reads finite numbers between commas or white space; None where anything else stands among them.
+
+    Example:
+        >>> parse_coordinates("1, 2.5"), parse_coordinates("1, two")
+        ((1.0, 2.5), None)
+    """
     words = group.replace(",", " ").split()
     if not all(_COORDINATE.fullmatch(word) for word in words):
         return None

@@ -49,12 +49,22 @@ def parse_choice(text: str, options: Sequence[str] = ()) -> str | None:
         index = string.ascii_uppercase.index(letter)
         if texts and index < len(texts) and texts[index] == comparable_text(rest):
             return letter
-        if not texts and not _SECOND_LABEL.search(rest):
+        if not texts and not has_second_label(rest):
             return letter
     if text and texts.count(comparable_text(text)) == 1:
         index = texts.index(comparable_text(text))
         return string.ascii_uppercase[index] if index < 26 else None
     return None
+
+
+def has_second_label(rest: str) -> bool:
+    """Says whether what follows a label, such as the text after "B.", names another option as well.
+
+    Example:
+        >>> has_second_label("a dog"), has_second_label("a dog or C"), has_second_label("C. D.")
+        (False, True, True)
+    """
+    return bool(_SECOND_LABEL.search(rest))
 
 
 def parse_choices(text: str, options: Sequence[str] = ()) -> frozenset[str] | None:

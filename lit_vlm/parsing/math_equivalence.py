@@ -1,23 +1,19 @@
 """Whether two formulas are equal, by the math_verify package, in a process of its own that can be killed.
 
 math_verify stops long computations by SIGALRM, which works on the main thread only and not inside one long
-multiplication. Here it runs in a helper process with a wall clock and a memory limit: any thread may ask, also in
-forked and daemonic processes such as those of a DataLoader; each process starts its own helper with its first question
-(some seconds, for sympy). POSIX only.
+multiplication. Here it runs in a ``WorkerProcess`` with a wall clock and a memory limit: any thread may ask; each
+process starts its own helper with its first question (some seconds, for sympy).
 """
 
-import atexit
+import functools
 import importlib.util
 import json
 import os
-import socket
-import subprocess
-import sys
 import threading
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lit_vlm.functional.worker_process import WorkerProcess
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.parsing.answer_text import peel
 from lit_vlm.parsing.plain_numbers import parse_number, unify_signs
@@ -84,60 +80,36 @@ def math_equal(prediction: str, gold: str, timeout_seconds: float = 3.0) -> bool
     return _service.ask(prediction, gold, timeout_seconds)
 
 
+@functools.lru_cache(maxsize=4096)
+def is_formula(text: str, timeout_seconds: float = 60.0) -> bool:
+    r"""Says whether a text can be read as one formula or number, so that ``math_equal`` can compare it by value.
+
+    Meant for true answers: they deserve patience, a model's formulas do not.
+
+    Raises:
+        UserError: The math_verify package is missing.
+
+    Example:
+        >>> is_formula("1,234"), is_formula("")
+        (True, False)
+    """
+    text = unify_signs(peel(text))
+    if parse_number(text) is not None:
+        return True
+    if not text or "$" in text or "\\boxed" in text or len(text) > MAXIMUM_CHARACTERS:
+        return False
+    return _service.ask(text, text, timeout_seconds)
+
+
 def math_counts() -> MathCounts:
     """Reads the counts of this process since its start."""
     return _service.counts
 
 
-class _Helper:
-    """One running helper process and the socket to it."""
-
-    def __init__(self) -> None:
-        if importlib.util.find_spec("math_verify") is None:
-            raise UserError("comparing formulas needs the math_verify package, which is missing; install math-verify")
-        script = Path(__file__).with_name("math_worker.py")
-        self._received = b""
-        self._socket, theirs = socket.socketpair()
-        with theirs:
-            # Not multiprocessing: daemonic processes may start a subprocess, but no child of that kind. A session of
-            # its own keeps Ctrl-C in a terminal from reaching it; -P keeps this folder off its import path.
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-W", "ignore", str(script)],
-                stdin=theirs.fileno(),
-                stdout=theirs.fileno(),
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-
-    def write(self, request: dict[str, object], seconds: float) -> None:
-        self._socket.settimeout(seconds)
-        self._socket.sendall(json.dumps(request).encode() + b"\n")
-
-    def read(self, seconds: float) -> object:
-        """Waits for one reply; TimeoutError at the deadline, EOFError or ConnectionError where the helper ended."""
-        deadline = time.monotonic() + seconds
-        while b"\n" not in self._received:
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                raise TimeoutError
-            self._socket.settimeout(remaining)
-            received = self._socket.recv(4096)
-            if not received:
-                raise EOFError
-            self._received += received
-        line, _, self._received = self._received.partition(b"\n")
-        return json.loads(line)
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._socket.close()
-
-    def forget(self) -> None:
-        """Lets go of a helper that belongs to the parent process."""
-        self._socket.close()
-        # Not our child, so nothing to wait for; without a code Popen warns of a process still running.
-        self._process.returncode = 0
+def _new_helper() -> WorkerProcess:
+    if importlib.util.find_spec("math_verify") is None:
+        raise UserError("comparing formulas needs the math_verify package, which is missing; install math-verify")
+    return WorkerProcess(Path(__file__).with_name("math_worker.py"))
 
 
 class _Service:
@@ -146,7 +118,7 @@ class _Service:
     def __init__(self) -> None:
         self.counts = MathCounts()
         self._lock = threading.Lock()
-        self._helper: _Helper | None = None
+        self._helper: WorkerProcess | None = None
 
     def ask(self, prediction: str, gold: str, seconds: float) -> bool:
         """Asks the helper, started where there is none."""
@@ -155,8 +127,9 @@ class _Service:
             self.counts = replace(self.counts, asked=self.counts.asked + 1)
             reply: object = None
             try:
-                helper.write({"prediction": prediction, "gold": gold, "seconds": seconds}, seconds)
-                reply = helper.read(seconds)
+                request = {"prediction": prediction, "gold": gold, "seconds": seconds}
+                helper.write(json.dumps(request).encode(), seconds)
+                reply = json.loads(helper.read(seconds))
             except TimeoutError:
                 self.counts = replace(self.counts, timeouts=self.counts.timeouts + 1)
             except (EOFError, ConnectionError):
@@ -167,22 +140,15 @@ class _Service:
                     self._stop()
             return reply is True
 
-    def stop(self) -> None:
-        """Ends the helper; the next question starts another."""
-        with self._lock:
-            self._stop()
-
     def after_fork(self) -> None:
         """Starts afresh in a forked child: the helper is the parent's, and another thread may have held the lock."""
         self.counts = MathCounts()
         self._lock = threading.Lock()
-        if self._helper is not None:
-            self._helper.forget()
-            self._helper = None
+        self._helper = None
 
-    def _started(self) -> _Helper:
+    def _started(self) -> WorkerProcess:
         if self._helper is None:
-            self._helper = _Helper()
+            self._helper = _new_helper()
             ready: object = None
             try:
                 ready = self._helper.read(START_SECONDS)
@@ -203,5 +169,4 @@ class _Service:
 
 
 _service = _Service()
-atexit.register(_service.stop)
 os.register_at_fork(after_in_child=_service.after_fork)

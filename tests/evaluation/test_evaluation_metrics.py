@@ -67,4 +67,14 @@ def test_rewards_are_averaged_over_completions():
     metrics = EvaluationMetrics(["sum"])
     metrics.update_rewards(RewardOutput(torch.tensor([1.0, 0.0, 0.5])))
     metrics.update_rewards(RewardOutput(torch.tensor([0.5])))
-    assert metrics.compute() == {"reward": pytest.approx(0.5)}
+    assert metrics.compute() == {"reward": pytest.approx(0.5), "reward_scored": 1.0}
+
+
+def test_completions_that_a_reward_does_not_apply_to_are_left_out_of_its_mean_and_counted():
+    metrics = EvaluationMetrics(["sum"])
+    metrics.update_rewards(RewardOutput.of_scores([1.0, None, 0.0, None]))
+    metrics.update_rewards(RewardOutput.of_scores([None]))
+    assert metrics.compute() == {"reward": pytest.approx(0.5), "reward_scored": pytest.approx(2 / 5)}
+    metrics.reset()
+    metrics.update_rewards(RewardOutput.of_scores([None]))
+    assert metrics.compute() == {"reward_scored": 0.0}

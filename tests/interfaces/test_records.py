@@ -6,6 +6,7 @@ from lit_vlm.interfaces.records import (
     EvaluationBatch,
     MediaRef,
     PromptBatch,
+    RewardOutput,
     Sample,
     StepTotals,
     Verdict,
@@ -58,3 +59,11 @@ def test_a_completion_becomes_a_flat_record(image_sample):
     assert record["log_prob_sum"] == -1.5
     unjudged = Completion(image_sample, "prompt", "text", None).to_json()
     assert unjudged["correct"] is None
+
+
+def test_a_score_of_none_does_not_apply_and_one_of_nan_does():
+    output = RewardOutput.of_scores([1, None, float("nan")])
+    assert output.total.isnan().tolist() == [False, True, True]
+    assert output.applies.tolist() == [True, False, True]
+    assert output.total.dtype == torch.float32
+    assert RewardOutput.of_scores([]).total.shape == (0,)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from lit_vlm.parsing import math_equivalence
-from lit_vlm.parsing.math_equivalence import MathCounts, math_counts, math_equal
+from lit_vlm.parsing.math_equivalence import MathCounts, is_formula, math_counts, math_equal
 
 PATIENCE = 60.0
 """Seconds for comparisons that must succeed however busy the machine is."""
@@ -92,6 +92,14 @@ def test_hostile_formulas_are_unequal_and_do_not_raise(helper, prediction):
     assert not math_equal(prediction, "5", PATIENCE)
 
 
+@pytest.mark.parametrize(
+    ("text", "readable"),
+    [("1,234", True), ("$\\frac12$", True), ("x=3", True), ("\\{1,2\\}", True), ("\\frac{", False), ("", False)],
+)
+def test_a_formula_is_told_from_what_cannot_be_read(helper, text, readable):
+    assert is_formula(text) == readable
+
+
 def test_any_thread_may_ask(helper):
     answers = []
     threads = [
@@ -160,7 +168,7 @@ def test_a_forked_daemonic_child_has_a_helper_of_its_own(helper):
 def test_the_interpreter_ends_at_once_and_takes_its_helper_along():
     script = (
         "from lit_vlm.parsing import math_equivalence as m; m.math_equal('x', 'y', 60);"
-        "print(m._service._helper._process.pid)"
+        "print(m._service._helper.process_id)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True)
     with pytest.raises(ProcessLookupError):

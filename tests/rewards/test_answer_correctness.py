@@ -22,6 +22,13 @@ def test_a_right_answer_outweighs_the_form(image_sample):
     assert output.details["format"].tolist() == [1, 0, 1, 0]
 
 
+def test_listing_answers_earns_nothing(image_sample):
+    verdict = Verdict(True, "7", False)
+    listed = "".join(f"<answer>{digit}</answer>" for digit in range(8))
+    output = AnswerCorrectness()([Completion(image_sample, "prompt", listed, verdict)])
+    assert output.total.tolist() == [0]
+
+
 def test_no_completion_gives_no_reward():
     assert AnswerCorrectness()([]).total.shape == (0,)
 
