@@ -55,6 +55,16 @@ class CommandLine(LightningCLI):
         """Names the verbs, with the Trainer's arguments that are not options."""
         return {verb: LightningCLI.subcommands()[verb] for verb in VERBS}
 
+    def before_instantiate_classes(self) -> None:
+        """Refuses checkpoints from the network, which would be unpickled.
+
+        Raises:
+            UserError: ``ckpt_path`` is a remote address.
+        """
+        path = str(self._get(self.config, "ckpt_path") or "")
+        if "://" in path:
+            raise UserError(f"--ckpt_path: {path!r} is a remote address; download it and give the path of the file")
+
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """Builds the Trainer with the callbacks that every run has, unless the recipe brings its own.
 
@@ -181,5 +191,6 @@ def _quieten() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: not any(word in record.getMessage() for word in ("Tip:", "TPU available", "HPU available"))
     )
-    for message in (".*isinstance.treespec, LeafSpec.*", "LightningCLI's args parameter.*"):
+    # What is logged has been added up over ranks already.
+    for message in (".*isinstance.treespec, LeafSpec.*", "LightningCLI's args parameter.*", ".*sync_dist=True.*"):
         warnings.filterwarnings("ignore", message=message)

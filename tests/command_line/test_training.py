@@ -60,6 +60,7 @@ def run(*words):
         (["--trainer.precision", "7"], ("--trainer.precision", "'bf16-mixed'")),
         (["--trainer.strategy", "dddp"], ("dddp", "ddp")),
         (["--trainer.callbacks+=Nope"], ("--trainer.callbacks", "'Nope'")),
+        (["--ckpt_path", "https://example.invalid/a.ckpt"], ("--ckpt_path", "download it")),
         (["--config", "missing.yaml"], ("--config missing.yaml", "lit-vlm recipes")),
         (["--config"], ("--config", "must follow")),
         (["--trainer.max_steps=-1", "--trainer.max_epochs=-1", "--trainer.logger=false"], ("no end", "max_epochs")),
