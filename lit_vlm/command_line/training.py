@@ -22,6 +22,7 @@ from lit_vlm.callbacks.prediction_writer import PredictionWriter
 from lit_vlm.callbacks.progress import Progress
 from lit_vlm.callbacks.throughput import Throughput
 from lit_vlm.command_line.catalogue import find_config, read_yaml
+from lit_vlm.command_line.null_values import deepen_nulls
 from lit_vlm.command_line.parse_errors import explain, explain_trainer
 from lit_vlm.command_line.short_names import import_named_classes
 from lit_vlm.data.vlm_data_module import VLMDataModule
@@ -124,7 +125,7 @@ def prepare(verb: str, arguments: list[str]) -> tuple[list[str], str]:
     name = configs[0].stem if configs else verb
     if configs and name == "config":
         name = configs[0].resolve().parent.parent.name  # runs/NAME/version_N/config.yaml
-    return words, name
+    return deepen_nulls(words), name
 
 
 def parse(command_line: type[CommandLine], verb: str, words: list[str], name: str) -> CommandLine:

@@ -41,6 +41,12 @@ def run(*words):
     return main(["fit", "--config", "small.yaml", *words])
 
 
+def test_an_option_that_lies_deep_can_be_set_to_null(capsys):
+    assert run("--model.backbone.revision", "main", "--model.backbone.revision", "null", "--print_config") == 0
+    backbone = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["backbone"]
+    assert backbone["revision"] is None
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
