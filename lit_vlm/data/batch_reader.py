@@ -49,17 +49,17 @@ class BatchReader(Dataset[Reading[Batch]], Generic[Batch]):
     def __init__(self, samples: Dataset[Sample], encode: Encode[Batch], gate: PrefetchGate | None = None) -> None:
         self._samples = samples
         self._encode: Encode[Batch] = encode
-        self._gate = gate
+        self.gate = gate
 
     def __getitem__(self, request: tuple[int, Sequence[int]]) -> Reading[Batch]:
         number, indices = request
-        reserved = 0 if self._gate is None else self._gate.enter(number)
+        reserved = 0 if self.gate is None else self.gate.enter(number)
         try:
             reading = self._read(indices)
         except UserError as fault:
             reading = Reading(fault=fault)
-        if self._gate is not None:
-            self._gate.finish(reserved, reading.size)
+        if self.gate is not None:
+            self.gate.finish(reserved, reading.size)
         return reading
 
     def _read(self, indices: Sequence[int]) -> Reading[Batch]:

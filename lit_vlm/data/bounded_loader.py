@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Generic
 
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from lit_vlm.data.batch_reader import Batch, BatchReader, Encode, Reading
 from lit_vlm.data.prefetch_gate import PrefetchGate
+from lit_vlm.data.worker_processes import start_reading
 from lit_vlm.functional.random_streams import stream_seed
-from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import Sample
-
-Item = TypeVar("Item")
 
 
 class BoundedLoader(Generic[Batch]):
@@ -58,54 +55,28 @@ class BoundedLoader(Generic[Batch]):
             epoch: Gives the workers other random streams in each.
 
         Raises:
-            UserError: A worker was killed.
+            UserError: Workers do not start, or one was killed.
         """
-        gate = PrefetchGate(self._prefetch_bytes, self._largest) if self._num_workers else None
-        requests = list(enumerate(batches))
-        loader: DataLoader[Reading[Batch]] = DataLoader(
-            BatchReader(self._samples, self._encode, gate),
-            sampler=requests,  # a request is what the reader takes for an index
-            batch_size=None,
-            collate_fn=_as_it_is,
+        reader, source = start_reading(
+            self._reader,
+            list(enumerate(batches)),
             num_workers=self._num_workers,
+            # Workers get one draw from this seed, plus their number.
+            seed=stream_seed(self._seed, "workers", epoch) >> 1,
             pin_memory=self._pin_memory,
-            # Workers get this generator's draw plus their number; the global stream stays untouched.
-            generator=torch.Generator().manual_seed(stream_seed(self._seed, "workers", epoch) >> 1),
         )
-        # Named, so that it outlives the loop: its end waits for workers, who wait at the gate until that is closed.
-        source = iter(loader)
+        gate = reader.gate
         try:
-            for reading in told_of_dead_workers(source):
+            for reading in source:
                 if gate is not None:
                     gate.leave(reading.size)
                     self._largest = gate.largest
                 yield reading
         finally:
+            # The end of the source waits for workers, who wait at the gate until that is closed.
             if gate is not None:
                 gate.close()
 
-
-def told_of_dead_workers(source: Iterator[Item]) -> Iterator[Item]:
-    """Passes on what a ``DataLoader`` yields.
-
-    Raises:
-        UserError: One of its workers was killed, which torch tells in a text.
-    """
-    while True:
-        try:
-            item = next(source)
-        except StopIteration:
-            return
-        except RuntimeError as fault:
-            if "DataLoader worker (pid" not in str(fault):
-                raise
-            reason = str(fault.__cause__ or fault).strip().splitlines()[0]
-            raise UserError(
-                f"a process that reads data died ({reason.rstrip('.')}), most often for want of memory; lower "
-                "data.num_workers, data.prefetch_bytes or the size of batches"
-            ) from fault
-        yield item
-
-
-def _as_it_is(reading: Any) -> Any:
-    return reading
+    def _reader(self) -> BatchReader[Batch]:
+        gate = PrefetchGate(self._prefetch_bytes, self._largest) if self._num_workers else None
+        return BatchReader(self._samples, self._encode, gate)

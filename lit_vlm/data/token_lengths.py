@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch.distributed
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from lit_vlm.data.bounded_loader import told_of_dead_workers
+from lit_vlm.data.worker_processes import start_reading
 from lit_vlm.interfaces.errors import BadSampleError, UserError
 from lit_vlm.interfaces.records import BadSample, Sample
 from lit_vlm.interfaces.roles import SampleEncoder
@@ -67,18 +67,11 @@ def count_lengths(
         tell = _print if rank == 0 else _keep_quiet
     mine = range(rank, size, world_size)
     chunks = [mine[start : start + CHUNK] for start in range(0, len(mine), CHUNK)]
-    loader: DataLoader[list[Count] | UserError] = DataLoader(
-        _Counts(samples, encoder),
-        sampler=chunks,  # a chunk is what the data set takes for an index
-        batch_size=None,
-        collate_fn=_as_it_is,
-        num_workers=num_workers,
-        generator=torch.Generator().manual_seed(0),
-    )
+    _, answers = start_reading(lambda: _Counts(samples, encoder), chunks, num_workers=num_workers, seed=0)
     start = time.perf_counter()
     fault: UserError | None = None
     counts: list[Count] = []
-    for answer in _told(told_of_dead_workers(iter(loader)), len(mine), tell):
+    for answer in _told(answers, len(mine), tell):
         if isinstance(answer, UserError):
             fault = answer
             break
@@ -150,7 +143,3 @@ def _print(line: str) -> None:
 
 def _keep_quiet(line: str) -> None:
     """Says nothing: another rank does."""
-
-
-def _as_it_is(answer: list[Count] | UserError) -> list[Count] | UserError:
-    return answer

@@ -136,6 +136,9 @@ class LineEncoder(SampleEncoder):
         self.counted += 1
         return TokenCount(4, 6 + int(sample.id))
 
+    def tokenise(self, text):
+        return []
+
     def decode(self, token_ids):
         return ""
 
