@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+
+from torch import Tensor
 
 from lit_vlm.interfaces.coefficients import Coefficient
+from lit_vlm.interfaces.records import PromptBatch
+from lit_vlm.interfaces.roles import SampleEncoder
 from lit_vlm.interfaces.rollouts import (
     Advantages,
     Loss,
@@ -73,4 +78,110 @@ class PolicyObjective(ABC):
             batch: Log-probabilities and advantages of some completions.
             totals: Counts over the whole optimizer step.
             coefficients: Present values of what ``coefficients`` declares, and others' beside them.
+        """
+
+
+class DecodingState(ABC):
+    """Rows that a policy is continuing, with what it remembers of them."""
+
+    logits: Tensor
+    """Scores of the token that follows each row, shape ``(rows, V)``."""
+
+    @abstractmethod
+    def advance(self, token_ids: Tensor) -> None:
+        """Appends a token to each row, and makes the logits of the next.
+
+        Args:
+            token_ids: Shape ``(rows,)``.
+        """
+
+    @abstractmethod
+    def select(self, rows: Tensor) -> None:
+        """Keeps some rows, in the order given, logits included.
+
+        Args:
+            rows: Indices, shape ``(kept,)``; cheapest where most kept rows stay at their index.
+        """
+
+
+class GeneratingPolicy(ABC):
+    """What a rollout engine needs of a policy."""
+
+    padding_id: int
+    """Id that fills rows after their end."""
+
+    @property
+    @abstractmethod
+    def end_token_ids(self) -> tuple[int, ...]:
+        """Tokens that end a completion."""
+
+    @property
+    @abstractmethod
+    def unsampled_token_ids(self) -> tuple[int, ...]:
+        """Tokens that no completion may hold: placeholders of media, and padding that ends nothing."""
+
+    @property
+    @abstractmethod
+    def context_tokens(self) -> int | None:
+        """Most tokens of a prompt with its completion; None where the model sets no limit."""
+
+    @abstractmethod
+    def decoding(self) -> AbstractContextManager[None]:
+        """Opens a context without gradients and in evaluation mode; the mode before returns at its end."""
+
+    @abstractmethod
+    def prefill(self, prompts: PromptBatch, repeats: int, media: object | None = None) -> DecodingState:
+        """Reads each prompt once.
+
+        Args:
+            prompts: ``P`` left-padded prompts with their media.
+            repeats: Rows that continue each prompt.
+            media: Features of the prompts' media, as this policy makes them; None has them made.
+
+        Returns:
+            ``P * repeats`` rows, prompt by prompt.
+        """
+
+    @abstractmethod
+    def any_rank(self, decodes: bool) -> bool:
+        """Tells whether this rank must run one more pass: where ranks hold pieces of the weights, all pass together.
+
+        Args:
+            decodes: Whether this rank has rows to continue.
+        """
+
+
+class RolloutEngine(ABC):
+    """Samples completions."""
+
+    @abstractmethod
+    def check(self, policy: GeneratingPolicy, encoder: SampleEncoder) -> None:
+        """Refuses settings that do not go with a model, before the first step.
+
+        Raises:
+            UserError: They do not.
+        """
+
+    @abstractmethod
+    def __call__(
+        self,
+        policy: GeneratingPolicy,
+        encoder: SampleEncoder,
+        prompts: PromptBatch,
+        group_size: int,
+        seeds: Sequence[int],
+        media: object | None = None,
+    ) -> Rollouts:
+        """Samples ``group_size`` completions of each prompt.
+
+        Args:
+            policy: The model.
+            encoder: Turns token ids into text.
+            prompts: ``P`` left-padded prompts, each once.
+            group_size: Completions of each.
+            seeds: Seed of each prompt; with the completion's index in its group it determines the random numbers.
+            media: Features of the prompts' media, where the policy has made them already.
+
+        Returns:
+            ``P * group_size`` completions, prompt by prompt.
         """

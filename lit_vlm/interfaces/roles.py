@@ -66,6 +66,10 @@ class SampleEncoder(ABC):
         """Counts the tokens of a sample with its completions, before any cut; pixels are not decoded where possible."""
 
     @abstractmethod
+    def tokenise(self, text: str) -> list[int]:
+        """Turns a run of text into ids, without special tokens around it."""
+
+    @abstractmethod
     def decode(self, token_ids: Sequence[int]) -> str:
         """Turns completion ids into text, without special tokens."""
 

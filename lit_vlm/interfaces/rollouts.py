@@ -37,7 +37,7 @@ class Rollouts:
     completions: tuple[Completion, ...]
     """Texts with their samples and, where there is an answer, verdicts; ``B`` of them."""
     entropies: Tensor | None = None
-    """Entropy of the distribution that each token was drawn from, in nats, shape ``(B, T)``."""
+    """Entropy of the distribution that ``log_probs`` belong to at each token, fp32, in nats, shape ``(B, T)``."""
     reference_log_probs: Tensor | None = None
     """Under the reference, fp32, shape ``(B, T)``; where an advantage estimator asks for them."""
     seconds: dict[str, float] = field(default_factory=dict)

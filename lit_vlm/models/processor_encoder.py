@@ -105,6 +105,10 @@ class ProcessorEncoder(SampleEncoder):
             self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
         )
 
+    def tokenise(self, text: str) -> list[int]:
+        """Turns a run of text into ids, without special tokens around it."""
+        return self._tokenise([text])[0]
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Turns completion ids into text, without special tokens."""
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))

@@ -5,7 +5,8 @@ Legend: ``B`` rows, ``L`` padded tokens, ``N`` label tokens, ``H`` hidden width,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,13 +16,17 @@ from torch import Tensor, nn
 
 from lit_vlm.functional.chunked_log_probs import DEFAULT_CHUNK_TOKENS, chunked_log_probs
 from lit_vlm.interfaces.errors import UserError
+from lit_vlm.interfaces.policy_roles import GeneratingPolicy
 from lit_vlm.interfaces.records import IGNORED_LABEL, PromptBatch, TokenScores
 from lit_vlm.models.adapters import has_adapter, save_adapter
+from lit_vlm.models.completion_scoring import CompletionScores, score_rollouts
+from lit_vlm.models.decoding_state import CachedRows, begin_rows
+from lit_vlm.models.decoding_trial import must_repeat_prompts
+from lit_vlm.models.generating import any_of_all_ranks, context_tokens, end_token_ids, evaluating, is_sharded
+from lit_vlm.models.media_features import MediaFeatures, encode_media
 from lit_vlm.models.parts import Part, module_parts, part_of
+from lit_vlm.models.prompt_rows import TOKEN_TYPES
 from lit_vlm.models.tuning import PartModules, set_training_mode, trained_parts
-
-TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
-"""Inputs that tell the kind of each token; the others are media."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class GenerationSettings:
         }
 
 
-class VisionLanguageModel(nn.Module):
+class VisionLanguageModel(nn.Module, GeneratingPolicy):
     """Wraps a Hugging Face image-text-to-text or causal language model.
 
     Args:
@@ -84,6 +89,10 @@ class VisionLanguageModel(nn.Module):
         self.trained_parts = trained_parts(model, self.parts)
         self.media_token_ids = media_token_ids
         self.padding_id = padding_id
+        self.shares_prompts: bool | None = None
+        """Whether completions of a prompt share its computation; decided where it is first asked for."""
+        self._repeats_prompts: bool | None = None
+        self._is_sharded: bool | None = None
 
     @property
     def vocabulary_size(self) -> int:
@@ -146,21 +155,64 @@ class VisionLanguageModel(nn.Module):
             hidden[rows, columns], head.weight, getattr(head, "bias", None), chosen, chunk_tokens
         )
         if self.training:
-            log_probs = log_probs + self._touch_unused()
+            log_probs = log_probs + self.touch_unused()
         if not len(chosen):
             # An empty selection has no graph of its own; the step must still reach every parameter.
             log_probs = log_probs + 0.0 * hidden.sum()
         return TokenScores(log_probs, rows, is_top)
 
-    def _touch_unused(self) -> Tensor | float:
+    def touch_unused(self) -> Tensor | float:
         """Ties vision tower and projector into every step, so that data-parallel ranks agree on what has gradients.
 
         A step may lack images on one rank only, and some towers have layers that no step uses.
         """
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return 0.0
-        unused = [parameter.sum() for parameter in self.vision_parameters() if parameter.requires_grad]
-        return 0.0 * torch.stack(unused).sum() if unused else 0.0
+        return self.touch(self.vision_parameters())
+
+    def touch(self, parameters: Iterable[nn.Parameter]) -> Tensor | float:
+        """Returns a zero whose gradient, zeros too, reaches all of these parameters that train."""
+        sums = [parameter.sum().float() for parameter in parameters if parameter.requires_grad]
+        return 0.0 * torch.stack(sums).sum() if sums else 0.0
+
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """Tokens that end a completion."""
+        return end_token_ids(self.model)
+
+    @property
+    def unsampled_token_ids(self) -> tuple[int, ...]:
+        """Placeholders of media, and padding unless it ends completions too."""
+        padding = () if self.padding_id in self.end_token_ids else (self.padding_id,)
+        return (*self.media_token_ids, *padding)
+
+    @property
+    def context_tokens(self) -> int | None:
+        """Most tokens of a prompt with its completion."""
+        return context_tokens(self.model)
+
+    def decoding(self) -> AbstractContextManager[None]:
+        """Opens a context without gradients and in evaluation mode; see ``generating.evaluating``."""
+        return evaluating(self)
+
+    def prefill(self, prompts: PromptBatch, repeats: int, media: object | None = None) -> CachedRows:
+        """Reads each prompt once, and makes ``repeats`` rows of it; see ``decoding_state.begin_rows``.
+
+        Args:
+            prompts: ``P`` left-padded prompts with their media.
+            repeats: Rows of each.
+            media: The ``MediaFeatures`` of their media; None reads the pixels.
+        """
+        if self._repeats_prompts is None:
+            self._repeats_prompts = must_repeat_prompts(self.model, prompts)
+        features = cast(MediaFeatures | None, media)
+        return begin_rows(self.model, prompts, repeats, features, repeat_prompts=self._repeats_prompts)
+
+    def any_rank(self, decodes: bool) -> bool:
+        """Tells whether this rank must run one more pass, for itself or for others that hold its weights."""
+        if self._is_sharded is None:
+            self._is_sharded = is_sharded(self)
+        return any_of_all_ranks(decodes, next(self.parameters()).device) if self._is_sharded else decodes
 
     @torch.no_grad()
     def generate(self, batch: PromptBatch, settings: GenerationSettings) -> list[list[int]]:
@@ -173,21 +225,28 @@ class VisionLanguageModel(nn.Module):
         Returns:
             Completion ids of each row, the end-of-turn token included where it was reached.
         """
-        was_training = self.training
-        self.eval()
-        output = self.model.generate(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            **batch.visual,
-            **settings.options(),
-            suppress_tokens=self.media_token_ids or None,
-            pad_token_id=self.padding_id,
-            use_cache=True,
-        )
-        self.train(was_training)
-        end = self.model.generation_config.eos_token_id
-        end_ids = set(end) if isinstance(end, list) else {end}
+        with self.decoding():
+            output = self.model.generate(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                **batch.visual,
+                **settings.options(),
+                suppress_tokens=list(self.unsampled_token_ids) or None,
+                pad_token_id=self.padding_id,
+                use_cache=True,
+            )
+        end_ids = set(self.end_token_ids)
         return [_cut(row, end_ids) for row in output[:, batch.input_ids.shape[1] :].tolist()]
+
+    def encode_media(self, prompts: PromptBatch) -> MediaFeatures | None:
+        """Runs vision tower and projector; see ``media_features.encode_media``."""
+        return encode_media(self.model, prompts)
+
+    def score_rollouts(
+        self, prompts: PromptBatch, token_ids: Tensor, mask: Tensor, prompt_of: Tensor, **options: Any
+    ) -> CompletionScores:
+        """Scores completions of prompts, token by token; see ``completion_scoring.score_rollouts``."""
+        return score_rollouts(self, prompts, token_ids, mask, prompt_of, **options)
 
     @torch.no_grad()
     def score_completions(self, prompts: PromptBatch, completions: list[list[int]]) -> Tensor:

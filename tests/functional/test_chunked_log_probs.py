@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from lit_vlm.functional.chunked_log_probs import chunked_log_probs, token_log_probs
+from lit_vlm.functional.chunked_log_probs import chunked_distributions, chunked_log_probs, token_log_probs
 
 
 def naive(hidden, weight, bias, targets):
@@ -87,3 +87,58 @@ def test_a_chunk_of_no_tokens_is_refused():
     hidden, weight, _, targets = example()
     with pytest.raises(ValueError, match="chunk_tokens is 0"):
         chunked_log_probs(hidden, weight, None, targets, 0)
+
+
+def naive_distributions(hidden, weight, bias, targets, temperature):
+    scores = torch.nn.functional.linear(hidden, weight, bias) / temperature
+    log_probs = scores.log_softmax(-1)
+    return log_probs.gather(-1, targets[:, None]).squeeze(-1), -(log_probs.exp() * log_probs).sum(-1)
+
+
+def test_temperature_and_entropy_are_those_worked_by_hand():
+    # logits (0, 2 ln 3) at temperature 2: probabilities 1/4 and 3/4.
+    found = chunked_distributions(
+        torch.tensor([[1.0]]),
+        torch.tensor([[0.0], [2 * math.log(3)]]),
+        None,
+        torch.tensor([1]),
+        temperature=2.0,
+        with_entropies=True,
+    )
+    assert found.log_probs.item() == pytest.approx(math.log(0.75))
+    assert found.entropies.item() == pytest.approx(-0.25 * math.log(0.25) - 0.75 * math.log(0.75))
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 3, 100])
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 1.7])
+@pytest.mark.parametrize("bias", [True, False])
+def test_log_probs_and_entropies_have_the_gradients_of_autograd(chunk_tokens, temperature, bias):
+    hidden, weight, offset, targets = example(dtype=torch.float32, bias=bias)
+    leaves = [leaf for leaf in (hidden, weight, offset) if leaf is not None]
+    upstream = (torch.linspace(-1, 2, len(targets)), torch.linspace(3, -1, len(targets)))
+    expected = naive_distributions(hidden, weight, offset, targets, temperature)
+    found = chunked_distributions(
+        hidden, weight, offset, targets, temperature=temperature, with_entropies=True, chunk_tokens=chunk_tokens
+    )
+    values = (found.log_probs, found.entropies)
+    for gradient, wanted in zip(
+        torch.autograd.grad(values, leaves, upstream), torch.autograd.grad(expected, leaves, upstream), strict=True
+    ):
+        torch.testing.assert_close(gradient, wanted, atol=3e-5, rtol=1e-4)
+    for value, wanted in zip(values, expected, strict=True):
+        torch.testing.assert_close(value, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_either_figure_alone_has_its_own_gradient():
+    hidden, weight, _, targets = example(dtype=torch.float32)
+    expected = naive_distributions(hidden, weight, None, targets, 0.5)
+    found = chunked_distributions(hidden, weight, None, targets, temperature=0.5, with_entropies=True)
+    for value, wanted in zip((found.log_probs, found.entropies), expected, strict=True):
+        gradient, correct = (torch.autograd.grad(v.sum(), hidden, retain_graph=True)[0] for v in (value, wanted))
+        torch.testing.assert_close(gradient, correct, atol=3e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
+def test_a_temperature_that_is_no_positive_number_is_refused(temperature):
+    with pytest.raises(ValueError, match="temperature is"):
+        chunked_distributions(*example(), temperature=temperature)

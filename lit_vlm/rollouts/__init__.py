@@ -1,0 +1,1 @@
+"""Policy and prompts to completions."""
