@@ -189,6 +189,9 @@ for options in ({{"most": 3}}, {{"most": 2}}, {{}}, {{"most": 3, "fault": 11}}, 
     except shared.UserError as error:
         found.append([[totals for totals, _ in steps], str(error)])
 open(out + str(rank), "w").write(json.dumps(found))
+# Neither may leave while the other still talks to it.
+distributed.barrier()
+distributed.destroy_process_group()
 """
 
 

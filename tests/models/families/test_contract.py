@@ -311,6 +311,9 @@ class Loss(torch.nn.Module):
 model = DistributedDataParallel(Loss())
 model(encoder.encode([TEXT if rank else ONE_IMAGE])).backward()
 torch.save({{name: parameter.grad for name, parameter in policy.named_parameters()}}, out + str(rank))
+# Neither may leave while the other still talks to it.
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
 """
 
 
