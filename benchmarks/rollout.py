@@ -13,11 +13,11 @@ import argparse
 import json
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
+
+from own_process import measured
 
 FORMS = ("engine", "returned", "repeated")
 LARGER = {
@@ -145,12 +145,6 @@ def measure(
     }
 
 
-def run(**options) -> dict:
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    output = subprocess.run([sys.executable, __file__, "--json", *words], check=True, capture_output=True, text=True)
-    return json.loads(output.stdout.splitlines()[-1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", choices=("bundled", "larger"), nargs="+", default=["bundled", "larger"])
@@ -175,8 +169,8 @@ def main() -> None:
         for image in images:
             for completion in completions:
                 sizes = {**options, "models": model, "image_tokens": image, "completion_tokens": completion}
-                times = run(**sizes)
-                memory = " / ".join(f"{run(**sizes, form=form)['mebibytes']:.0f}" for form in FORMS)
+                times = measured(__file__, **sizes)
+                memory = " / ".join(f"{measured(__file__, **sizes, form=form)['mebibytes']:.0f}" for form in FORMS)
                 ratios = "  ".join(
                     "{1:8.2f} ({0:.2f}-{2:.2f})".format(*times["ratios"][name]) for name in ("returned", "repeated")
                 )

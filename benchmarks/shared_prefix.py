@@ -11,11 +11,11 @@ import argparse
 import json
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
+
+from own_process import measured
 
 FORMS = ("shared", "naive", "repeated")
 
@@ -89,12 +89,6 @@ def measure(image_tokens: int, completion_tokens: int, prompts: int, group: int,
     }
 
 
-def run(**options) -> dict:
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    output = subprocess.run([sys.executable, __file__, "--json", *words], check=True, capture_output=True, text=True)
-    return json.loads(output.stdout.splitlines()[-1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image_tokens", type=int, nargs="+", default=[16, 144, 256])
@@ -114,8 +108,8 @@ def main() -> None:
     for image in images:
         for completion in completions:
             sizes = {**options, "image_tokens": image, "completion_tokens": completion}
-            times = run(**sizes)
-            memory = [run(**sizes, form=form)["mebibytes"] for form in FORMS]
+            times = measured(__file__, **sizes)
+            memory = [measured(__file__, **sizes, form=form)["mebibytes"] for form in FORMS]
             ratios = times["ratios"]
             print(
                 f"{image:5d}  {completion:10d}  {times['seconds']['shared']:8.3f}  {ratios['naive']:7.2f}  "

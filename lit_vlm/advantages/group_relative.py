@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_vlm.advantages.scores import check_groups, completion_scores, group_figures, on_device_of, over_tokens
+from lit_vlm.advantages.scores import check_groups, group_figures, over_tokens, scored_groups
 from lit_vlm.functional.batch_statistics import batch_moments
 from lit_vlm.functional.groups import GroupStatistics, group_statistics
 from lit_vlm.interfaces.errors import UserError
@@ -65,9 +65,7 @@ class GroupRelative(AdvantageEstimator):
         Raises:
             UserError: Rewards are infinite or don't fit the rollouts, or each prompt has one completion.
         """
-        rewards = on_device_of(rewards, rollouts)
-        scores = completion_scores(rewards, rollouts.mask)
-        groups = group_statistics(scores, rollouts.prompt_of)
+        rewards, scores, groups = scored_groups(rewards, rollouts)
         if self.needs_groups:
             check_groups(groups, "GroupRelative", "set single to raw")
         if self.normalize_then_sum:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lit_vlm.advantages.scores import check_groups, completion_scores, group_figures, on_device_of, over_tokens
+from lit_vlm.advantages.scores import check_groups, group_figures, over_tokens, scored_groups
 from lit_vlm.functional.batch_statistics import whiten
-from lit_vlm.functional.groups import group_statistics
 from lit_vlm.interfaces.policy_roles import AdvantageEstimator
 from lit_vlm.interfaces.rollouts import Advantages, Rewards, Rollouts, SumOverRanks
 
@@ -33,9 +32,7 @@ class ReinforcePlusPlusBaseline(AdvantageEstimator):
         Raises:
             UserError: Rewards are infinite or don't fit the rollouts, or each prompt has one completion.
         """
-        rewards = on_device_of(rewards, rollouts)
-        scores = completion_scores(rewards, rollouts.mask)
-        groups = group_statistics(scores, rollouts.prompt_of)
+        _, scores, groups = scored_groups(rewards, rollouts)
         check_groups(groups, "ReinforcePlusPlusBaseline", "choose ReinforcePlusPlus")
         scorable = ~scores.isnan() & (groups.counts > 1)
         centred = (scores - groups.means).where(groups.differ & scorable, 0)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lit_vlm.functional.groups import GroupStatistics
+from lit_vlm.functional.groups import GroupStatistics, group_statistics
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.rollouts import Rewards, Rollouts, SumOverRanks
 
@@ -57,6 +57,21 @@ def completion_scores(rewards: Rewards, mask: Tensor) -> Tensor:
     if rewards.per_token is None:
         return rewards.total
     return rewards.total + rewards.per_token.to(rewards.total.dtype).where(mask.bool(), 0).sum(1)
+
+
+def scored_groups(rewards: Rewards, rollouts: Rollouts) -> tuple[Rewards, Tensor, GroupStatistics]:
+    """Prepares what every estimator over groups begins with.
+
+    Returns:
+        The rewards on the rollouts' device, the score of each completion (NaN where unscorable, shape ``(B,)``), and
+        the statistics of the scores by prompt.
+
+    Raises:
+        UserError: Rewards are infinite or don't fit the rollouts.
+    """
+    rewards = on_device_of(rewards, rollouts)
+    scores = completion_scores(rewards, rollouts.mask)
+    return rewards, scores, group_statistics(scores, rollouts.prompt_of)
 
 
 def check_groups(groups: GroupStatistics, estimator: str, instead: str) -> None:

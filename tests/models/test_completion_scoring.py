@@ -118,13 +118,13 @@ def assert_alike(found, expected, tolerance=1e-5):
     torch.testing.assert_close(found.entropies, expected.entropies, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("adapter", [None, AdapterSettings(rank=4)])
-@pytest.mark.parametrize("quantised", [False, True])
+# Quantised weights train under an adapter only.
+@pytest.mark.parametrize(
+    ("adapter", "quantised"), [(None, False), (AdapterSettings(rank=4), False), (AdapterSettings(rank=4), True)]
+)
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.filterwarnings("ignore:.*quantization.*")
 def test_passes_agree_under_adapters_quantisation_and_checkpointing(tiny, adapter, quantised, checkpointing):
-    if quantised and adapter is None:
-        pytest.skip("quantised weights train under an adapter only")
     quantisation = QuantisationSettings(kind="nf4") if quantised else None
     policy, prompts, given = tiny(adapter=adapter, quantisation=quantisation, gradient_checkpointing=checkpointing)
     policy.train()
