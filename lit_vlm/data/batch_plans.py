@@ -1,24 +1,27 @@
 """Which samples make which batch: in fixed numbers, grouped by length, or up to a budget of tokens.
 
-A plan is a pure function of its settings and the epoch, and never asks how many processes read the data.
+These plans are pure functions of their settings and the epoch, and never ask how many processes read the data; for one
+that is steered during a run see ``lit_vlm.data.steered_batches``.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-
-from torch.utils.data import Sampler
+from typing import Any
 
 from lit_vlm.functional.random_streams import random_stream
 
 POOLED_BATCHES = 64
 """Batches among whose samples a length-aware plan looks for similar ones: more pad less, fewer mix better."""
 
+Place = tuple[int, int]
+"""Epoch of a batch, and its number within."""
 
-class BatchPlan(Sampler[list[int]]):
-    """Lists the batches of one rank, epoch by epoch; every rank has as many, in every epoch.
+
+class BatchPlan(ABC):
+    """Tells the batches of one rank, epoch by epoch; every rank has as many, in every epoch.
 
     Args:
         rank: This process.
@@ -30,23 +33,58 @@ class BatchPlan(Sampler[list[int]]):
         self.rank = rank
         self.world_size = world_size
         self.seed = seed
-        self.epoch = 0
-        self.first_batch = 0
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """Yields the batches of ``epoch``, from ``first_batch`` on."""
-        yield from self.batches(self.epoch)[self.first_batch :]
 
     @abstractmethod
     def __len__(self) -> int:
         """Counts the batches of an epoch on each rank."""
 
     @abstractmethod
+    def batch(self, place: Place) -> list[int]:
+        """Returns this rank's batch at a place, as indices into the data set."""
+
+    @abstractmethod
+    def settle(self, places: Sequence[Place]) -> None:
+        """Decides what these batches hold, in order, and forgets those before the first of them."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Returns what the plan cannot derive, as plain data."""
+
+    @abstractmethod
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continues from what ``state`` returned."""
+
+
+class ListedBatches(BatchPlan):
+    """Lists all batches of an epoch at once, as a pure function of its settings and the epoch."""
+
+    def __init__(self, *, rank: int, world_size: int, seed: int) -> None:
+        super().__init__(rank=rank, world_size=world_size, seed=seed)
+        self._listed: tuple[int, list[list[int]]] = (-1, [])
+
+    @abstractmethod
     def batches(self, epoch: int) -> list[list[int]]:
-        """Lists this rank's batches of an epoch, as indices into the data set."""
+        """Lists this rank's batches of an epoch."""
+
+    def batch(self, place: Place) -> list[int]:
+        """Returns this rank's batch at a place, as indices into the data set."""
+        epoch, number = place
+        if self._listed[0] != epoch:
+            self._listed = (epoch, self.batches(epoch))
+        return self._listed[1][number]
+
+    def settle(self, places: Sequence[Place]) -> None:
+        """Does nothing: what a batch holds never changes."""
+
+    def state(self) -> dict[str, Any]:
+        """Returns nothing: all can be derived."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Does nothing."""
 
 
-class ShardedBatches(BatchPlan):
+class ShardedBatches(ListedBatches):
     """Deals one shuffled order to all ranks: global batch ``k`` is the same set of samples on any number of ranks.
 
     Args:
@@ -88,7 +126,7 @@ class ShardedBatches(BatchPlan):
         return [order[batch * size : (batch + 1) * size][self.rank :: self.world_size] for batch in range(len(self))]
 
 
-class LengthGroupedBatches(BatchPlan):
+class LengthGroupedBatches(ListedBatches):
     """Puts samples of similar length into one batch, of the same number of samples each.
 
     The shuffled order is cut into pools, each pool is sorted by length and cut into global batches, and all global
@@ -128,7 +166,7 @@ class LengthGroupedBatches(BatchPlan):
         return [group[self.rank :: self.world_size] for group in groups]
 
 
-class TokenBudgetBatches(BatchPlan):
+class TokenBudgetBatches(ListedBatches):
     """Fills each batch with samples of similar length until its padded rows reach a budget of tokens.
 
     The list of batches does not depend on the number of ranks: rank ``r`` of ``W`` takes batches ``r``, ``r + W``, ....

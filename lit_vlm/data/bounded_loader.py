@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic
 
 from torch.utils.data import Dataset
 
 from lit_vlm.data.batch_reader import Batch, BatchReader, Encode, Reading
 from lit_vlm.data.prefetch_gate import PrefetchGate
-from lit_vlm.data.worker_processes import start_reading
+from lit_vlm.data.worker_processes import READ_AHEAD, start_reading
 from lit_vlm.functional.random_streams import stream_seed
 from lit_vlm.interfaces.records import Sample
 
@@ -47,11 +47,17 @@ class BoundedLoader(Generic[Batch]):
         self._seed = seed
         self._largest = 0
 
-    def read(self, batches: Sequence[Sequence[int]], epoch: int = 0) -> Iterator[Reading[Batch]]:
+    @property
+    def read_ahead(self) -> int:
+        """Batches whose samples the workers know beyond the one that is taken."""
+        return READ_AHEAD * self._num_workers
+
+    def read(self, batches: Iterable[Sequence[int]], epoch: int = 0) -> Iterator[Reading[Batch]]:
         """Yields what becomes of each batch, in order.
 
         Args:
-            batches: Sample indices of each batch.
+            batches: Sample indices of each batch, drawn no earlier than ``read_ahead`` says. Iterated anew where
+                workers have to be started again.
             epoch: Gives the workers other random streams in each.
 
         Raises:
@@ -59,7 +65,7 @@ class BoundedLoader(Generic[Batch]):
         """
         reader, source = start_reading(
             self._reader,
-            list(enumerate(batches)),
+            _Numbered(batches),
             num_workers=self._num_workers,
             # Workers get one draw from this seed, plus their number.
             seed=stream_seed(self._seed, "workers", epoch) >> 1,
@@ -80,3 +86,13 @@ class BoundedLoader(Generic[Batch]):
     def _reader(self) -> BatchReader[Batch]:
         gate = PrefetchGate(self._prefetch_bytes, self._largest) if self._num_workers else None
         return BatchReader(self._samples, self._encode, gate)
+
+
+class _Numbered:
+    """Counts what it iterates over, from 0 on at each iteration."""
+
+    def __init__(self, batches: Iterable[Sequence[int]]) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[tuple[int, Sequence[int]]]:
+        return enumerate(self._batches)

@@ -221,7 +221,8 @@ class ChatDataModule(VLMDataModule):
     def _reader(self, records: RecordFiles, split: Split) -> SampleReader:
         first = [record.values for record in first_readable(records)]
         reading = detect(first, self.columns, self.convention, records.name)
-        return SampleReader(reading, needs_completion=split == "train", **self._reading_options)
+        needs_completion = split == "train" and not self.serves_prompts
+        return SampleReader(reading, needs_completion=needs_completion, **self._reading_options)
 
     def _source(self, split: Split, records: RecordFiles, reader: SampleReader) -> AnswerSource:
         """Tells where answers stand, once: from the training records where there are any, or else from these."""

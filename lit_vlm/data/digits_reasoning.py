@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lit_vlm.data.embedded import EmbeddedDataModule, check_choice
@@ -62,31 +62,39 @@ class DigitsReasoningGenerator(TaskGenerator):
         Raises:
             UserError: There is no such split.
         """
-        if split not in SPLITS:
-            raise UserError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
-        stream = random_stream(self.seed, self.name, split, index)
-        task = stream.choice(self.tasks)
-        level = stream.choice(self.levels)
+        task, level, stream = self._drawn(split, index)
         question = _QUESTIONS[task](level, stream)
         scans_by_digit = scans_of_split(split)
         scans = [[stream.choice(scans_by_digit[digit]) for digit in row] for row in question.rows]
         image = draw_page(self._place(scans, stream), self.image_size, 4.0 * level, stream)
-        return Sample(
-            id=f"{self.name}/{split}/{self.seed}/{index}",
+        outline = self.outline(split, index)
+        return replace(
+            outline,
             messages=(
                 user_message(question.text, images=1),
                 assistant_message(f"<think>{question.thought}</think><answer>{question.answer.value}</answer>"),
             ),
             images=(MediaRef(pil=image, size=image.size),),
             answer=question.answer,
-            meta=SampleMeta(
-                source=self.name,
-                split=split,
-                category=task,
-                difficulty=level,
-                extra={"rows": question.rows, "scans": scans},
-            ),
+            meta=replace(outline.meta, extra={"rows": question.rows, "scans": scans}),
         )
+
+    def outline(self, split: Split, index: int) -> Sample:
+        """Tells the id, task and difficulty of an example, without drawing the page.
+
+        Raises:
+            UserError: There is no such split.
+        """
+        task, level, _ = self._drawn(split, index)
+        meta = SampleMeta(source=self.name, split=split, category=task, difficulty=level)
+        return Sample(f"{self.name}/{split}/{self.seed}/{index}", messages=(), meta=meta)
+
+    def _drawn(self, split: Split, index: int) -> tuple[str, int, random.Random]:
+        """Draws task and level, and returns with them the stream that draws the rest."""
+        if split not in SPLITS:
+            raise UserError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
+        stream = random_stream(self.seed, self.name, split, index)
+        return stream.choice(self.tasks), stream.choice(self.levels), stream
 
     def _place(self, scans: Sequence[Sequence[int]], stream: random.Random) -> list[tuple[int, tuple[int, int], int]]:
         """Spreads rows of scans over the page, each in its own cell with some jitter."""

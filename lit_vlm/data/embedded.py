@@ -32,6 +32,10 @@ class GeneratedSamples(Dataset[Sample]):
             raise IndexError(index)
         return self.generator.sample(self.split, index)
 
+    def outline(self, index: int) -> Sample:
+        """Tells the id, task and difficulty of a sample, without the rest where that is cheaper."""
+        return self.generator.outline(self.split, index)
+
 
 class EmbeddedDataModule(VLMDataModule):
     """Serves one or more generators, a batch from each by turns.
@@ -113,9 +117,18 @@ class MixedSamples(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self.size:
             raise IndexError(index)
+        generator, within = self._source(index)
+        return generator.sample(self.split, within)
+
+    def outline(self, index: int) -> Sample:
+        """Tells the id, task and difficulty of a sample, without the rest where that is cheaper."""
+        generator, within = self._source(index)
+        return generator.outline(self.split, within)
+
+    def _source(self, index: int) -> tuple[TaskGenerator, int]:
         turn, within = divmod(index, self.run)
         cycle, source = divmod(turn, len(self.generators))
-        return self.generators[source].sample(self.split, cycle * self.run + within)
+        return self.generators[source], cycle * self.run + within
 
 
 def check_choice(field: str, given: Sequence[object], known: Sequence[object]) -> None:

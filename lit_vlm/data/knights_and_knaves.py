@@ -105,23 +105,31 @@ class KnightsAndKnavesGenerator(TaskGenerator):
         Raises:
             UserError: There is no such split, or the settings allow no puzzle in it.
         """
-        if split not in _SPLIT_OF_BUCKET:
-            raise UserError(f"unknown split {split!r}; there are {', '.join(dict.fromkeys(_SPLIT_OF_BUCKET))}")
-        stream = random_stream(self.seed, self.name, split, index)
-        people = stream.choice(self.people)
-        sample_id = f"{self.name}/{split}/{self.seed}/{index}"
+        people, stream = self._drawn(split, index)
+        sample_id = self.outline(split, index).id
         riddle = self._draw(people, split, stream)
         if self.perturbation is None:
             return self._ask(sample_id, riddle)
         for _ in range(_PUZZLES_TRIED):
             twin = self._perturb(riddle, self.perturbation, (split,), stream)
             if twin is not None:
-                return self._ask(f"{sample_id}/{self.perturbation}", twin, self.perturbation)
+                return self._ask(sample_id, twin, self.perturbation)
             riddle = self._draw(people, split, stream)
         raise UserError(
             f"none of {_PUZZLES_TRIED} puzzles of {people} people has a twin by {self.perturbation!r} in {split}; "
             "allow more depth or width, or more people"
         )
+
+    def outline(self, split: Split, index: int) -> Sample:
+        """Tells the id, task and difficulty of an example, without looking for a puzzle.
+
+        Raises:
+            UserError: There is no such split.
+        """
+        people, _ = self._drawn(split, index)
+        meta = SampleMeta(source=self.name, split=split, category=f"people{people}", difficulty=people)
+        ending = () if self.perturbation is None else (self.perturbation,)
+        return Sample("/".join((self.name, split, str(self.seed), str(index), *ending)), messages=(), meta=meta)
 
     def twin(self, sample: Sample, kind: str) -> Sample | None:
         """Builds the perturbed twin of a sample of this generator, the same at each call.
@@ -152,6 +160,13 @@ class KnightsAndKnavesGenerator(TaskGenerator):
         stream = random_stream(self.seed, self.name, "twin", kind, sample.id)
         twin = self._perturb(riddle, kind, _HELD_OUT if own == "train" else (own,), stream)
         return None if twin is None else self._ask(f"{sample.id}/{kind}", twin, kind)
+
+    def _drawn(self, split: Split, index: int) -> tuple[int, random.Random]:
+        """Draws the number of people, and returns with it the stream that draws the rest."""
+        if split not in _SPLIT_OF_BUCKET:
+            raise UserError(f"unknown split {split!r}; there are {', '.join(dict.fromkeys(_SPLIT_OF_BUCKET))}")
+        stream = random_stream(self.seed, self.name, split, index)
+        return stream.choice(self.people), stream
 
     def _draw(self, people: int, split: Split, stream: random.Random) -> _Riddle:
         def accepts(puzzle: Puzzle) -> bool:

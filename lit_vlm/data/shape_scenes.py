@@ -1,7 +1,8 @@
 """Generates questions about drawn scenes of coloured shapes: count, find, compare, relate, locate, describe."""
 
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lit_vlm.data.embedded import EmbeddedDataModule, check_choice
@@ -52,11 +53,7 @@ class ShapeSceneGenerator(TaskGenerator):
         Raises:
             UserError: There is no such split.
         """
-        if split not in _SPLIT_OF_BUCKET:
-            raise UserError(f"unknown split {split!r}; there are {', '.join(dict.fromkeys(_SPLIT_OF_BUCKET))}")
-        stream = random_stream(self.seed, self.name, split, index)
-        task = stream.choice(self.tasks)
-        difficulty = stream.choice(self.levels)
+        task, difficulty, stream = self._drawn(split, index)
         level = LEVELS[difficulty]
         # Decides the answer once: the search for a scene of the split must not favour answers easy to find.
         coin = stream.random()
@@ -66,22 +63,34 @@ class ShapeSceneGenerator(TaskGenerator):
         objects = place_objects(draft.layout, self.image_size, level.clutter.overlap, stream)
         image = draw_scene(objects, self.image_size, level.clutter, stream)
         thought, words, answer = draft.solve(objects)
-        return Sample(
-            id=f"{self.name}/{split}/{self.seed}/{index}",
+        outline = self.outline(split, index)
+        return replace(
+            outline,
             messages=(
                 user_message(draft.question, images=1),
                 assistant_message(f"<think>{thought}</think><answer>{words}</answer>"),
             ),
             images=(MediaRef(pil=image, size=image.size),),
             answer=answer,
-            meta=SampleMeta(
-                source=self.name,
-                split=split,
-                category=task,
-                difficulty=difficulty,
-                extra={"objects": [_record(item) for item in objects]},
-            ),
+            meta=replace(outline.meta, extra={"objects": [_record(item) for item in objects]}),
         )
+
+    def outline(self, split: Split, index: int) -> Sample:
+        """Tells the id, task and difficulty of an example, without drawing the scene.
+
+        Raises:
+            UserError: There is no such split.
+        """
+        task, difficulty, _ = self._drawn(split, index)
+        meta = SampleMeta(source=self.name, split=split, category=task, difficulty=difficulty)
+        return Sample(f"{self.name}/{split}/{self.seed}/{index}", messages=(), meta=meta)
+
+    def _drawn(self, split: Split, index: int) -> tuple[str, int, random.Random]:
+        """Draws task and level, and returns with them the stream that draws the rest."""
+        if split not in _SPLIT_OF_BUCKET:
+            raise UserError(f"unknown split {split!r}; there are {', '.join(dict.fromkeys(_SPLIT_OF_BUCKET))}")
+        stream = random_stream(self.seed, self.name, split, index)
+        return stream.choice(self.tasks), stream.choice(self.levels), stream
 
 
 def split_of(layout: Layout) -> Split:

@@ -15,7 +15,7 @@ import torch.distributed
 from torch.utils.data import Dataset
 
 from lit_vlm.data.bad_samples import BadSampleLedger
-from lit_vlm.data.batch_plans import BatchPlan
+from lit_vlm.data.batch_plans import BatchPlan, Place
 from lit_vlm.data.batch_reader import Reading
 from lit_vlm.data.bounded_loader import BoundedLoader
 from lit_vlm.interfaces.errors import UserError
@@ -26,20 +26,28 @@ class StepLoader:
     """Yields training batches that carry the label counts of their whole optimizer step.
 
     The counts span the micro-batches that Lightning accumulates and all ranks, so that a loss can be a true mean over
-    the step. Batches of a step are therefore read ahead together. The loader's state counts yielded batches, so a run
-    resumes in the middle of an epoch with the batch it would have seen next.
+    the step; batches without labels carry none. Batches of a step are therefore read ahead together.
+
+    The loader's state counts yielded batches, so a run resumes in the middle of an epoch with the batch it would have
+    seen next, or with the first of those that no update has used yet. These move all that follow, so that a resumed
+    run goes through the same batches as the uninterrupted one, in epochs that end so many batches earlier.
+
+    While a step is trained on, its batches and the ``BoundedLoader.read_ahead`` batches after them are decided, also
+    where these belong to the next epoch. So what changes the plan then acts on the batch that follows them, at every
+    place of the run alike, whatever the workers have done so far.
 
     A batch whose samples are all bad is yielded too, with nothing to learn, so that all ranks take the same steps. The
     ranks tell each other of bad samples and faults once a step, and all of them stop at the same one.
 
     Args:
         dataset: Samples by index.
-        collate: Encodes a list of samples; of none it makes a batch without labels.
+        collate: Encodes a list of samples; of none it makes a batch with nothing to learn.
         batches: The order.
         accumulation: Tells how many micro-batches make a step.
         limit: Tells how many batches an epoch is cut to, None for no limit.
+        unfinished: Tells how many of the last batches are to be yielded again by a run that resumes now.
         ledger: Counts the bad samples; by default the first stops the run.
-        refused: Bad samples known beforehand and counted already, named by the first batch.
+        refused: Bad samples known from elsewhere and counted already, named by the next batch; it may grow.
         options: Passed on to ``BoundedLoader`` (workers, pinning, …).
     """
 
@@ -51,57 +59,81 @@ class StepLoader:
         *,
         accumulation: Callable[[], int],
         limit: Callable[[], int | None],
+        unfinished: Callable[[], int],
         ledger: BadSampleLedger | None = None,
         refused: Sequence[BadSample] = (),
         **options: Any,
     ) -> None:
-        self._batches = batches
+        self._plan = batches
         self._collate = collate
         self._accumulation = accumulation
         self._limit = limit
+        self._unfinished = unfinished
         self._ledger = ledger or BadSampleLedger()
-        self._refused = tuple(refused)
+        self._refused = refused
+        self._named = 0  # of those refused
         self._loader: BoundedLoader[PromptBatch] = BoundedLoader(dataset, collate, **options)
-        self._yielded = 0
-        self._resume_at: tuple[int, int] | None = None
+        self._epoch = 0
+        self._yielded = 0  # in this epoch
+        self._behind = 0  # batches that were yielded again, by which the plan lags behind the epochs
+        self._since_start = 0  # batches yielded since the run began or resumed
+        self._is_resumed = False
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return len(self._plan)
 
     def __iter__(self) -> Iterator[PromptBatch]:
         # Lightning never exhausts a sized loader, so an epoch ends where the next begins.
-        if self._resume_at is not None:
-            self._batches.epoch, self._yielded = self._resume_at
-            self._resume_at = None
-        elif self._yielded:
-            self._batches.epoch += 1
+        if self._yielded and not self._is_resumed:
+            self._epoch += 1
             self._yielded = 0
+        self._is_resumed = False
         limit = self._limit()
         end = len(self) if limit is None else min(len(self), limit)
-        window_start = self._yielded - self._yielded % self._accumulation()
-        already_seen = self._yielded - window_start
-        self._batches.first_batch = window_start
+        already_seen = self._yielded % self._accumulation()
+        start = self._epoch * end - self._behind
+        window_start = start + self._yielded - already_seen
         # Cut here and not while reading, lest workers read what nobody asks for.
-        planned = list(itertools.islice(self._batches, end - window_start))
-        source = self._loader.read(planned, self._batches.epoch)
+        planned = _PlannedBatches(self._plan, end, range(window_start, start + end))
+        source = self._loader.read(planned, self._epoch)
         while window := list(itertools.islice(source, self._accumulation())):
             totals = self._agree(window)
+            kept_from, window_start = window_start - self._to_repeat(), window_start + len(window)
+            self._plan.settle(planned.places(range(kept_from, window_start + self._loader.read_ahead)))
             for reading in window[already_seen:]:
                 batch = self._collate([]) if reading.batch is None else reading.batch
-                dropped = (*self._refused, *reading.dropped)
-                self._refused = ()
+                dropped = (*self._refused[self._named :], *reading.dropped)
+                self._named = len(self._refused)
                 self._yielded += 1
-                yield replace(batch, step_totals=totals, dropped=dropped)
+                self._since_start += 1
+                yield replace(batch, step_totals=None if batch.labels is None else totals, dropped=dropped)
             already_seen = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the epoch, the batches yielded in it, and the bad samples met so far."""
-        return {"epoch": self._batches.epoch, "yielded": self._yielded, "bad_samples": self._ledger.state()}
+        """Returns where the run is in its epoch and in the plan, and the bad samples met so far, as plain data."""
+        return {
+            "epoch": self._epoch,
+            "yielded": self._yielded,
+            "behind": self._behind + self._to_repeat(),
+            "bad_samples": self._ledger.state(),
+            "plan": self._plan.state(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Makes the next iteration continue from ``state``."""
-        self._resume_at = (state["epoch"], state["yielded"])
+        """Makes the next iteration continue from ``state``.
+
+        Raises:
+            UserError: The plan of the data cannot continue from it.
+        """
+        self._epoch, self._yielded, self._behind = state["epoch"], state["yielded"], state.get("behind", 0)
+        self._since_start = 0
+        self._is_resumed = True
         self._ledger.restore(state.get("bad_samples", ()))
+        self._plan.restore(state.get("plan", {}))
+
+    def _to_repeat(self) -> int:
+        """Counts the batches that a run that resumes now would see again; what was not yielded cannot be."""
+        return min(self._unfinished(), self._since_start)
 
     def _agree(self, window: Sequence[Reading[PromptBatch]]) -> StepTotals:
         """Adds up what the ranks have to learn in a step, and what went wrong.
@@ -125,6 +157,22 @@ class StepLoader:
                 found.extend(other_news)
             self._ledger.add(found)
         return StepTotals(labels, sequences)
+
+
+class _PlannedBatches:
+    """Batches of a plan by their position in the run, asked for when they are needed."""
+
+    def __init__(self, plan: BatchPlan, epoch_length: int, positions: range) -> None:
+        self._plan = plan
+        self._epoch_length = epoch_length
+        self._positions = positions
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return map(self._plan.batch, self.places(self._positions))
+
+    def places(self, positions: range) -> list[Place]:
+        """Tells the epoch of each position, and the number within."""
+        return [divmod(position, self._epoch_length) for position in positions]
 
 
 Message = tuple[UserError | None, list[BadSample]]

@@ -12,8 +12,7 @@ from torch.utils.data import Dataset
 
 from lit_vlm.data.worker_processes import start_reading
 from lit_vlm.interfaces.errors import BadSampleError, UserError
-from lit_vlm.interfaces.records import BadSample, Sample
-from lit_vlm.interfaces.roles import SampleEncoder
+from lit_vlm.interfaces.records import BadSample, Sample, TokenCount
 
 CHUNK = 64
 """Samples that a worker counts in one go."""
@@ -46,7 +45,11 @@ class TokenLengths:
 
 
 def count_lengths(
-    samples: Dataset[Sample], encoder: SampleEncoder, *, num_workers: int = 0, tell: Callable[[str], None] | None = None
+    samples: Dataset[Sample],
+    count: Callable[[Sample], TokenCount],
+    *,
+    num_workers: int = 0,
+    tell: Callable[[str], None] | None = None,
 ) -> TokenLengths:
     """Counts the tokens of each sample.
 
@@ -54,7 +57,7 @@ def count_lengths(
 
     Args:
         samples: Samples by index.
-        encoder: Counts the tokens of one, without decoding pixels where it can.
+        count: Counts the tokens of one, such as an encoder's ``count_tokens`` or ``count_prompt_tokens``.
         num_workers: Processes of this rank; 0 counts here.
         tell: Takes lines of progress; by default the first rank prints them to stderr.
 
@@ -67,7 +70,7 @@ def count_lengths(
         tell = _print if rank == 0 else _keep_quiet
     mine = range(rank, size, world_size)
     chunks = [mine[start : start + CHUNK] for start in range(0, len(mine), CHUNK)]
-    _, answers = start_reading(lambda: _Counts(samples, encoder), chunks, num_workers=num_workers, seed=0)
+    _, answers = start_reading(lambda: _Counts(samples, count), chunks, num_workers=num_workers, seed=0)
     start = time.perf_counter()
     fault: UserError | None = None
     counts: list[Count] = []
@@ -81,11 +84,11 @@ def count_lengths(
     for other_fault, other_counts in _from_all_ranks(fault, counts, world_size):
         if other_fault is not None:
             raise other_fault
-        for index, count in other_counts:
-            if isinstance(count, BadSample):
-                bad[index] = count
+        for index, found in other_counts:
+            if isinstance(found, BadSample):
+                bad[index] = found
             else:
-                lengths[index] = count
+                lengths[index] = found
     tell(f"counted the tokens of {size:,} samples in {time.perf_counter() - start:.0f} s")
     return TokenLengths(tuple(lengths), tuple(bad[index] for index in sorted(bad)))
 
@@ -93,15 +96,15 @@ def count_lengths(
 class _Counts(Dataset["list[Count] | UserError"]):
     """A data set of chunks: asked for a range of indices, it counts the tokens of the samples."""
 
-    def __init__(self, samples: Dataset[Sample], encoder: SampleEncoder) -> None:
+    def __init__(self, samples: Dataset[Sample], count: Callable[[Sample], TokenCount]) -> None:
         self._samples = samples
-        self._encoder = encoder
+        self._count = count
 
     def __getitem__(self, chunk: Iterable[int]) -> list[Count] | UserError:
         counts: list[Count] = []
         for index in chunk:
             try:
-                counts.append((index, self._encoder.count_tokens(self._samples[index]).total))
+                counts.append((index, self._count(self._samples[index]).total))
             except BadSampleError as bad:
                 counts.append((index, BadSample(bad.origin, bad.reason)))
             except UserError as fault:

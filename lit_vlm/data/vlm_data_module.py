@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, cast
 
@@ -13,11 +14,14 @@ from torch.utils.data import Dataset
 from lit_vlm.data.bad_samples import BadSampleLedger, BadSamplePolicy, check_limit
 from lit_vlm.data.batch_plans import BatchPlan, LengthGroupedBatches, ShardedBatches, TokenBudgetBatches
 from lit_vlm.data.evaluation_loader import EvaluationLoader
+from lit_vlm.data.steered_batches import SteeredBatches, Steering
 from lit_vlm.data.step_loader import StepLoader
 from lit_vlm.data.token_lengths import TokenLengths, count_lengths
+from lit_vlm.data.training_arms import TrainingArms
 from lit_vlm.functional.random_streams import stream_seed
+from lit_vlm.interfaces.capabilities import ArmKind, SamplesRollouts
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.records import Message, Sample, Split, TextPart
+from lit_vlm.interfaces.records import BadSample, Message, Sample, Split, TextPart
 from lit_vlm.interfaces.roles import SampleEncoder
 
 Samples = Dataset[Sample]
@@ -27,7 +31,9 @@ Batching = Literal["fixed", "length_grouped", "token_budget"]
 class VLMDataModule(LightningDataModule):
     """Serves samples of any dataset, encoded for the model at hand.
 
-    A subclass says which samples a split has (``samples``) and which tasks they belong to (``tasks``).
+    A subclass says which samples a split has (``samples``) and which tasks they belong to (``tasks``). Training batches
+    hold prompts with completions, or prompts alone where the module samples completions itself (``SamplesRollouts``);
+    the lengths that batches are put together by are theirs.
 
     Args:
         encoder: Encodes for the model; the command line fills it in from ``model``.
@@ -78,7 +84,10 @@ class VLMDataModule(LightningDataModule):
         self.bad_samples_limit = bad_samples_limit
         self.prefetch_bytes = prefetch_bytes
         self._ledgers: dict[Split, BadSampleLedger] = {}
-        self._lengths: TokenLengths | None = None
+        self._lengths: dict[bool, TokenLengths] = {}
+        self._arms: TrainingArms | None = None
+        self._steering = Steering(self._indices_of_arms)
+        self._refused: list[BadSample] = []
 
     @property
     @abstractmethod
@@ -115,6 +124,44 @@ class VLMDataModule(LightningDataModule):
         """
         if self.trainer and self.trainer.world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
             raise UserError("this DataModule shards by rank itself; set trainer.use_distributed_sampler to false")
+        # What stands where may depend on the number of ranks, which the Trainer tells.
+        self._arms = None
+
+    @property
+    def serves_prompts(self) -> bool:
+        """Whether training batches hold prompts alone, since the module samples completions itself."""
+        return self.trainer is not None and isinstance(self.trainer.lightning_module, SamplesRollouts)
+
+    def arms(self, by: ArmKind) -> Mapping[str, int]:
+        """Counts the training samples of each arm, sorted by name, levels by number.
+
+        Every sample is read at the first call; those that cannot be read count as bad and belong to no arm.
+
+        Raises:
+            UserError: A sample does not say which arm it belongs to, or is bad and the run may not leave it out.
+        """
+        return {name: len(indices) for name, indices in self._indices_of_arms(by).items()}
+
+    def steer(self, by: ArmKind, probabilities: Mapping[str, float]) -> None:
+        """Draws from now on each training sample's arm with these probabilities, then the next unused sample of it.
+
+        Batches that are read ahead stay as they are: those of the optimizer step in progress, and after them two for
+        each of ``num_workers``. So a call acts on the batch after these; before the first batch it acts on all. Epochs
+        stay as long as they were. Every rank must make the same calls.
+
+        Args:
+            by: What the names name.
+            probabilities: Of each arm, none negative; they need not add up to 1; arms left out have none.
+
+        Raises:
+            UserError: As ``arms``; or a name is unknown, all probabilities are 0, or batches are made by length.
+        """
+        if self.batching != "fixed":
+            raise UserError(
+                f"data.batching is {self.batching}, which makes batches by length, so that samples cannot be drawn by "
+                f"{by}; set it to fixed"
+            )
+        self._steering.steer(by, probabilities)
 
     def train_batches(self, world_size: int) -> int:
         """Counts the training batches of an epoch on each of ``world_size`` ranks.
@@ -133,8 +180,10 @@ class VLMDataModule(LightningDataModule):
         return PreparedSamples(self.samples(split), self.system_prompt)
 
     def train_dataloader(self) -> StepLoader:
-        """Shuffled training batches with the label counts of their optimizer step."""
+        """Shuffled training batches, with the label counts of their optimizer step where they have labels."""
         trainer = self.trainer
+        module = trainer.lightning_module if trainer else None
+        serves_prompts = self.serves_prompts
 
         def limit() -> int | None:
             batches = trainer.num_training_batches if trainer else None
@@ -143,12 +192,13 @@ class VLMDataModule(LightningDataModule):
         plan = self._plan(*self._rank())
         return StepLoader(
             self.prepared("train"),
-            self.encoder.encode,
-            plan,
+            self.encoder.encode_prompts if serves_prompts else self.encoder.encode,
+            SteeredBatches(plan, self._steering) if isinstance(plan, ShardedBatches) else plan,
             accumulation=lambda: trainer.accumulate_grad_batches if trainer else 1,
             limit=limit,
+            unfinished=lambda: cast(SamplesRollouts, module).unfinished_batches if serves_prompts else 0,
             ledger=self._ledger("train"),
-            refused=() if self._lengths is None else self._lengths.bad_samples,
+            refused=self._refused,
             **self._loader_options("train"),
         )
 
@@ -190,15 +240,28 @@ class VLMDataModule(LightningDataModule):
         )
 
     def _token_lengths(self) -> TokenLengths:
-        """Tokens of the training samples, counted once."""
-        if self._lengths is None:
+        """Tokens of the training samples or of their prompts, counted once."""
+        by_prompt = self.serves_prompts
+        if by_prompt not in self._lengths:
             samples = self.prepared("train")
-            lengths = count_lengths(samples, self.encoder, num_workers=self.num_workers)
+            count = self.encoder.count_prompt_tokens if by_prompt else self.encoder.count_tokens
+            lengths = count_lengths(samples, count, num_workers=self.num_workers)
             if self.max_batch_tokens is not None:
                 lengths = lengths.limited(self.max_batch_tokens, samples)
-            self._ledger("train").add(lengths.bad_samples)
-            self._lengths = lengths
-        return self._lengths
+            self._refuse(lengths.bad_samples)
+            self._lengths[by_prompt] = lengths
+        return self._lengths[by_prompt]
+
+    def _indices_of_arms(self, by: ArmKind) -> Mapping[str, Sequence[int]]:
+        """The training samples of each arm, read once."""
+        if self._arms is None:
+            self._arms = TrainingArms(self.samples("train"), self._refuse)
+        return self._arms.indices(by)
+
+    def _refuse(self, bad_samples: Sequence[BadSample]) -> None:
+        """Counts training samples that no batch will hold, and lets the next batch name them."""
+        self._ledger("train").add(bad_samples)
+        self._refused.extend(bad for bad in bad_samples if bad not in self._refused)
 
     def _ledger(self, split: Split) -> BadSampleLedger:
         """The count of a split's bad samples, kept over loaders and epochs."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from ctypes import c_bool
 from functools import partial
 from multiprocessing.sharedctypes import RawArray
@@ -19,10 +19,12 @@ START_SECONDS = 20.0
 """How long a worker may take to start; one that is forked does so in milliseconds."""
 STARTS = 5
 """Attempts to start all workers."""
+READ_AHEAD = 2
+"""Requests that each worker is given beyond the answer that is taken."""
 
 
 def start_reading(
-    build: Callable[[], Data], requests: Sequence[Any], *, num_workers: int, seed: int, pin_memory: bool = False
+    build: Callable[[], Data], requests: Iterable[Any], *, num_workers: int, seed: int, pin_memory: bool = False
 ) -> tuple[Data, Iterator[Any]]:
     """Starts to read what is requested, in order.
 
@@ -31,7 +33,7 @@ def start_reading(
 
     Args:
         build: Makes the data set, anew for each attempt; a request is what it takes for an index.
-        requests: What to ask it for.
+        requests: What to ask it for, drawn when it is asked; each attempt iterates anew.
         num_workers: Processes; 0 reads here.
         seed: The workers' random streams start from it; the global one stays untouched.
         pin_memory: Pins tensors for a fast copy to the GPU.
@@ -51,6 +53,7 @@ def start_reading(
             batch_size=None,
             collate_fn=_as_it_is,
             num_workers=num_workers,
+            prefetch_factor=READ_AHEAD if num_workers else None,
             pin_memory=pin_memory,
             generator=torch.Generator().manual_seed(seed),
             worker_init_fn=partial(report_start, has_started) if num_workers else None,
@@ -99,7 +102,8 @@ def _told_of_dead_workers(source: Iterator[Any]) -> Iterator[Any]:
         except RuntimeError as fault:
             if "DataLoader worker (pid" not in str(fault):
                 raise
-            reason = str(fault.__cause__ or fault).strip().splitlines()[0]
+            # The cause says which signal it was, or nothing where the process was found missing.
+            reason = (str(fault.__cause__ or "").strip() or str(fault)).splitlines()[0]
             raise UserError(
                 f"a process that reads data died ({reason.rstrip('.')}), most often for want of memory; lower "
                 "data.num_workers, data.prefetch_bytes or the size of batches"

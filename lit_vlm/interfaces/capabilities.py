@@ -3,9 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from lit_vlm.interfaces.records import Completion
+from torch import Tensor
+
+from lit_vlm.interfaces.coefficients import Coefficients
+from lit_vlm.interfaces.records import Completion, RewardOutput, Sample, Split
+from lit_vlm.interfaces.roles import SampleEncoder
+from lit_vlm.interfaces.rollouts import Iteration
 
 COMPLETIONS = "completions"
 """Where validation and test steps put their completions in what they return."""
@@ -51,6 +56,124 @@ class ServesTasks(Protocol):
 
     def train_batches(self, world_size: int) -> int:
         """Counts the training batches of an epoch on each of ``world_size`` ranks."""
+
+
+@runtime_checkable
+class HasCoefficients(Protocol):
+    """Has named numbers that callbacks may turn; they are known from ``setup`` on."""
+
+    @property
+    def coefficients(self) -> Coefficients:
+        """The numbers, with their bounds."""
+
+
+@runtime_checkable
+class SamplesRollouts(HasCoefficients, Protocol):
+    """Trains on completions that it samples itself, and tells ``RolloutObserver`` callbacks of each round."""
+
+    @property
+    def encoder(self) -> SampleEncoder:
+        """Turns samples into tensors, and tokens into text."""
+
+    @property
+    def group_size(self) -> int:
+        """Completions of each prompt."""
+
+    @property
+    def sampling_temperature(self) -> float:
+        """Temperature that log-probabilities and entropies belong to."""
+
+    @property
+    def unfinished_batches(self) -> int:
+        """Batches taken from the loader since the last update, where groups are sampled until there are enough."""
+
+
+@runtime_checkable
+class ProbesPolicy(Protocol):
+    """Answers questions about its policy as it is, without gradients; ranks may ask different ones."""
+
+    def completion_log_probs(self, samples: Sequence[Sample]) -> Tensor:
+        """Scores each sample's trained turns, given what stands before them.
+
+        Returns:
+            Sums of log-probabilities over the trained tokens, in nats, fp32, on the CPU, shape ``(N,)``.
+        """
+
+    def complete(self, samples: Sequence[Sample]) -> list[Completion]:
+        """Continues each sample's prompt as validation does."""
+
+    def rewards_of(self, completions: Sequence[Completion]) -> RewardOutput:
+        """Scores completions by the module's reward.
+
+        Raises:
+            UserError: It has none.
+        """
+
+
+@runtime_checkable
+class RolloutObserver(Protocol):
+    """A callback that is told of each round of an on-policy paradigm; see ``lit_vlm.callbacks.rollout_callback``."""
+
+    def on_before_rollout(self, trainer: Any, pl_module: Any, iteration: Iteration) -> None:
+        """Prompts are there, nothing is sampled."""
+
+    def on_after_rollout(self, trainer: Any, pl_module: Any, iteration: Iteration) -> None:
+        """Completions are sampled."""
+
+    def on_after_rewards(self, trainer: Any, pl_module: Any, iteration: Iteration) -> None:
+        """Completions are scored."""
+
+    def on_after_advantages(self, trainer: Any, pl_module: Any, iteration: Iteration) -> None:
+        """Advantages are there; nothing is learnt."""
+
+    def on_after_update(self, trainer: Any, pl_module: Any, iteration: Iteration) -> None:
+        """All optimizer steps of the round are taken."""
+
+
+@runtime_checkable
+class ServesSamples(Protocol):
+    """A DataModule whose samples can be read one by one."""
+
+    def prepared(self, split: Split) -> Any:
+        """Returns the samples of a split by index, with a length, as the loaders read them."""
+
+
+ArmKind = Literal["category", "difficulty", "sample"]
+"""What samples are drawn by: their task, their level, or each for itself."""
+
+
+def arm_of(sample: Sample, by: ArmKind) -> str:
+    """Names the arm that a sample belongs to; empty where it does not say."""
+    if by == "sample":
+        return sample.id
+    if by == "category":
+        return sample.meta.category
+    return "" if sample.meta.difficulty is None else str(sample.meta.difficulty)
+
+
+@runtime_checkable
+class SteeredData(Protocol):
+    """A DataModule whose training samples can be drawn with probabilities that change during a run."""
+
+    def arms(self, by: ArmKind) -> Mapping[str, int]:
+        """Counts the training samples of each arm, sorted by name, levels by number.
+
+        Raises:
+            UserError: A sample does not say which arm it belongs to.
+        """
+
+    def steer(self, by: ArmKind, probabilities: Mapping[str, float]) -> None:
+        """Draws from now on each sample's arm with these probabilities, then the next unused sample of it.
+
+        Batches that are read ahead already stay as they are. Every rank must give the same numbers.
+
+        Args:
+            by: What the names name.
+            probabilities: Of each arm, none negative; they need not add up to 1; arms left out have none.
+
+        Raises:
+            UserError: A name is unknown, or all probabilities are 0.
+        """
 
 
 def completions_of(outputs: Any) -> Sequence[Completion]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from lit_vlm.interfaces.errors import UserError
 
@@ -23,6 +23,13 @@ class Coefficient:
             raise UserError(f"{self.value} lies outside [{self.low}, {self.high}]")
 
 
+class Declares(Protocol):
+    """A part of a paradigm that has coefficients."""
+
+    def coefficients(self) -> dict[str, Coefficient]:
+        """Declares them, by name."""
+
+
 class Coefficients(Mapping[str, float]):
     """All coefficients of a paradigm, by name, such as ``kl`` or ``reward/format``.
 
@@ -33,6 +40,25 @@ class Coefficients(Mapping[str, float]):
     def __init__(self, declared: Mapping[str, Coefficient]) -> None:
         self._declared = dict(declared)
         self._values = {name: coefficient.value for name, coefficient in declared.items()}
+
+    @classmethod
+    def of(cls, *parts: Declares) -> Coefficients:
+        """Collects what the parts of a paradigm declare.
+
+        Raises:
+            UserError: Two of them declare the same name.
+        """
+        declared: dict[str, Coefficient] = {}
+        for part in parts:
+            own = part.coefficients()
+            if both := sorted(declared.keys() & own.keys()):
+                raise UserError(
+                    f"{type(part).__name__} and another part of the model both weigh {', '.join(both)}; a divergence "
+                    "goes into the reward or into the loss: set kl and highest_kl of model.objective to 0, or leave "
+                    "KLInReward out"
+                )
+            declared |= own
+        return cls(declared)
 
     def __getitem__(self, name: str) -> float:
         return self._values[name]
@@ -56,6 +82,10 @@ class Coefficients(Mapping[str, float]):
         if name not in self._values:
             known = ", ".join(self._values) or "none"
             raise UserError(f"{asker} turns the coefficient {name!r}, which this module lacks; it has {known}")
+
+    def bounds(self, name: str) -> tuple[float, float]:
+        """Returns the lowest and the highest value that a coefficient may take."""
+        return self._declared[name].low, self._declared[name].high
 
     def set(self, name: str, value: float) -> float:
         """Turns a coefficient, and returns what it is now: the value, or the bound that it would have passed.

@@ -66,6 +66,14 @@ class PolicyObjective(ABC):
         """Whether it wants the policy's entropies, with a graph."""
         return False
 
+    @property
+    def needs_all_tokens(self) -> bool:
+        """Whether tokens with an advantage of 0 have a gradient.
+
+        Where not, completions of such tokens are left out of the passes, though not out of the totals.
+        """
+        return True
+
     def coefficients(self) -> dict[str, Coefficient]:
         """Declares the numbers that callbacks may turn, by name."""
         return {}
@@ -153,6 +161,16 @@ class GeneratingPolicy(ABC):
 
 class RolloutEngine(ABC):
     """Samples completions."""
+
+    @property
+    @abstractmethod
+    def temperature(self) -> float:
+        """Temperature that the log-probabilities of its rollouts belong to; 0 where it takes the likeliest token."""
+
+    @property
+    @abstractmethod
+    def max_new_tokens(self) -> int:
+        """Longest completion, in tokens."""
 
     @abstractmethod
     def check(self, policy: GeneratingPolicy, encoder: SampleEncoder) -> None:

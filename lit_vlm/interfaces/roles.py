@@ -41,6 +41,10 @@ class TaskGenerator(ABC):
         ``<think>…</think><answer>…</answer>``; ``meta.category`` is one of ``tasks``.
         """
 
+    def outline(self, split: Split, index: int) -> Sample:
+        """Tells the id, task and difficulty of example ``index``; generators that can do so leave the rest out."""
+        return self.sample(split, index)
+
 
 class SampleEncoder(ABC):
     """Turns samples into the tensors of one model family."""
@@ -51,7 +55,7 @@ class SampleEncoder(ABC):
 
     @abstractmethod
     def encode_prompts(self, samples: Sequence[Sample]) -> PromptBatch:
-        """Encodes the prompts alone, left-padded, ready to be continued."""
+        """Encodes the prompts alone, left-padded, ready to be continued; of no samples a batch without rows."""
 
     @abstractmethod
     def encode_evaluation(self, samples: Sequence[Sample]) -> EvaluationBatch:
@@ -64,6 +68,10 @@ class SampleEncoder(ABC):
     @abstractmethod
     def count_tokens(self, sample: Sample) -> TokenCount:
         """Counts the tokens of a sample with its completions, before any cut; pixels are not decoded where possible."""
+
+    @abstractmethod
+    def count_prompt_tokens(self, sample: Sample) -> TokenCount:
+        """Counts the tokens of a prompt as ``encode_prompts`` makes it; pixels are not decoded where possible."""
 
     @abstractmethod
     def tokenise(self, text: str) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from lit_vlm.interfaces.records import Completion, PromptBatch
@@ -42,6 +43,21 @@ class Rollouts:
     """Under the reference, fp32, shape ``(B, T)``; where an advantage estimator asks for them."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time by stage, such as ``encode``, ``prefill``, ``decode``."""
+
+    @classmethod
+    def none(cls, prompts: PromptBatch) -> Rollouts:
+        """Returns no completions at all, as of a batch whose samples were all left out."""
+        ids = prompts.input_ids
+        return cls(
+            prompts=prompts,
+            prompt_of=ids.new_zeros(0),
+            token_ids=ids.new_zeros(0, 0),
+            mask=ids.new_zeros(0, 0),
+            log_probs=ids.new_zeros(0, 0, dtype=torch.float32),
+            is_truncated=ids.new_zeros(0, dtype=torch.bool),
+            completions=(),
+            entropies=ids.new_zeros(0, 0, dtype=torch.float32),
+        )
 
     def __len__(self) -> int:
         return int(self.token_ids.shape[0])
@@ -158,3 +174,29 @@ class Loss:
     """Numbers for the log as sums over tokens that count, scalars; divided by ``PolicyTotals.tokens`` when logged."""
     maxima: dict[str, Tensor] = field(default_factory=dict)
     """Numbers for the log as maxima over tokens that count, scalars, 0 where there is no such token."""
+
+
+@dataclass
+class Iteration:
+    """One round of an on-policy paradigm, filled in as it goes on; what a ``RolloutObserver`` is shown.
+
+    An observer may put another value in place of ``rewards`` (after rewards) or ``advantages`` (after advantages), of
+    the same shapes; everything else is to be read only. All but ``figures`` are of this rank.
+    """
+
+    step: int
+    """Optimizer steps taken before it."""
+    prompts: PromptBatch
+    """Prompts of this round, each once."""
+    rollouts: Rollouts | None = None
+    """After the rollout; from ``on_after_advantages`` on those that are trained on, of earlier rounds too where groups
+    were sampled again."""
+    rewards: Rewards | None = None
+    """After rewards, one for each of ``rollouts``, on the CPU."""
+    advantages: Advantages | None = None
+    """After advantages, one for each of ``rollouts``."""
+    log_probs: Tensor | None = None
+    """After the update: log-probability of each token under the policy in the last pass over it, fp32, shape
+    ``(B, T)``, 0 where masked."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """After the update: what was logged of it, over all ranks, by name, such as ``kl``, ``entropy`` or ``loss``."""

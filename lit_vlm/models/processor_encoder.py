@@ -147,6 +147,9 @@ class ProcessorEncoder(SampleEncoder):
         Raises:
             BadSampleError: A prompt is longer than ``max_tokens``, or cannot be encoded.
         """
+        if not samples:
+            nothing = torch.zeros(0, 0, dtype=torch.long)
+            return PromptBatch(nothing, nothing, {})
         rows = self._rows(samples, self._renderer.prompt_segments)
         return self._pad_prompts(rows, self._visual(rows), samples)
 
@@ -172,7 +175,17 @@ class ProcessorEncoder(SampleEncoder):
         Raises:
             BadSampleError: The sample cannot be encoded.
         """
-        segments = self._renderer.segments(sample)
+        return self._count(sample, self._renderer.segments(sample))
+
+    def count_prompt_tokens(self, sample: Sample) -> TokenCount:
+        """Counts the tokens of a prompt as ``encode_prompts`` makes it, likewise.
+
+        Raises:
+            BadSampleError: The sample cannot be encoded.
+        """
+        return self._count(sample, self._renderer.prompt_segments(sample))
+
+    def _count(self, sample: Sample, segments: Sequence[Segment]) -> TokenCount:
         in_row = sum(len(segment.images) for segment in segments)
         text = media = 0
         for segment in segments:

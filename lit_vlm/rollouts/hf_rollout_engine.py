@@ -41,6 +41,16 @@ class HFRolloutEngine(RolloutEngine):
     judge: Judge = check_answer
     """Finds and compares answers; samples without an answer have no verdict."""
 
+    @property
+    def temperature(self) -> float:
+        """The sampling temperature."""
+        return self.sampling.temperature
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Longest completion, in tokens."""
+        return self.sampling.max_new_tokens
+
     def check(self, policy: GeneratingPolicy, encoder: SampleEncoder) -> None:
         """Refuses stop strings that the tokenizer cannot write, and completions as long as the model's context.
 

@@ -54,10 +54,19 @@ def test_all_ranks_take_the_same_steps_in_every_epoch_and_share_no_sample(make, 
 
 
 @PLANS
-def test_the_iterator_starts_at_the_first_batch_asked_for(make):
+def test_single_batches_can_be_asked_for_in_any_order(make):
     plan = make()
-    plan.epoch, plan.first_batch = 2, 5
-    assert list(plan) == make().batches(2)[5:]
+    for epoch, number in ((2, 5), (0, 3), (2, 0), (1, len(plan) - 1)):
+        assert plan.batch((epoch, number)) == make().batches(epoch)[number]
+
+
+@PLANS
+def test_a_pure_function_has_no_state(make):
+    plan = make()
+    plan.settle([(0, 4), (1, 0)])
+    plan.restore(plan.state())
+    assert plan.state() == {}
+    assert plan.batch((0, 1)) == make().batches(0)[1]
 
 
 @pytest.mark.parametrize("make", [fixed, grouped])
@@ -143,7 +152,7 @@ def test_a_last_batch_that_is_not_full_is_left_out():
 
 
 def test_whole_batches_are_shuffled_where_runs_belong_together():
-    batches = list(fixed(lengths=[1] * 12, batch_size=2, shuffle_batches=True))
+    batches = fixed(lengths=[1] * 12, batch_size=2, shuffle_batches=True).batches(0)
     assert sorted(batches) == [[start, start + 1] for start in range(0, 12, 2)]
     assert batches != sorted(batches)
 

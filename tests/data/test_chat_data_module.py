@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import pickle
+from types import SimpleNamespace
 
 import pyarrow
 import pyarrow.parquet
@@ -15,6 +16,12 @@ from lit_vlm.data.vlm_data_module import VLMDataModule
 from lit_vlm.functional.media import open_image, open_video
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.parsing.answers import check_answer
+
+
+class Sampler:
+    """A module that samples completions itself."""
+
+    coefficients = encoder = group_size = sampling_temperature = unfinished_batches = None
 
 
 def rows(count, **more):
@@ -355,3 +362,15 @@ def test_without_validation_data_there_is_nothing_to_validate_on(tmp_path, write
     assert data.val_dataloader() == []
     with pytest.raises(UserError, match="there are no validation data; set data.validation"):
         data.setup("validate")
+
+
+def test_prompts_need_no_completion_where_the_module_samples_them(media_folder, published, write_lines):
+    path = write_lines(media_folder / "verl.jsonl", [{**row, "level": 2} for row in published["verl"][2:4]])
+    with pytest.raises(UserError, match="there is a prompt and no completion to learn"):
+        module(path).samples("train")
+    data = module(path, columns=ColumnNames(difficulty="level"))
+    data.trainer = SimpleNamespace(lightning_module=Sampler())
+    samples = data.samples("train")
+    assert [samples[index].messages[-1].role for index in range(2)] == ["user"] * 2
+    assert samples[0].answer.value == "2"
+    assert data.arms("difficulty") == {"2": 2}

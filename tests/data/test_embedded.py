@@ -14,6 +14,9 @@ def test_a_mixture_serves_runs_of_each_generator_by_turns():
     assert categories == ["sum", "sum", "read_digit", "read_digit"] * 2 + ["sum", "sum"]
     ids = [mixed[index].id for index in range(8) if mixed[index].meta.category == "sum"]
     assert [sample_id.rsplit("/", 1)[1] for sample_id in ids] == ["0", "1", "2", "3"]
+    outlines = [mixed.outline(index) for index in range(10)]
+    assert [outline.id for outline in outlines] == [mixed[index].id for index in range(10)]
+    assert [outline.meta.category for outline in outlines] == categories
     with pytest.raises(IndexError):
         mixed[10]
 

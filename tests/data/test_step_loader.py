@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,13 @@ def order(length=12, batch_size=2, rank=0, world_size=1, seed=0, **options):
 
 def loader(batches=None, accumulation=1, limit=None, bad=(), fault=None, most=None, **options):
     ledger = BadSampleLedger("error" if most is None else "skip", most or 0, "train", 12)
-    options = {"accumulation": lambda: accumulation, "limit": lambda: limit, "ledger": ledger, **options}
+    options = {
+        "accumulation": lambda: accumulation,
+        "limit": lambda: limit,
+        "unfinished": lambda: 0,
+        "ledger": ledger,
+        **options,
+    }
     return StepLoader(Numbers(12, bad, fault), collate, batches or order(), **options)
 
 
@@ -89,6 +96,59 @@ def test_a_resumed_loader_continues_with_the_batch_it_would_have_seen_next():
         while len(seen) < 12:
             seen.extend((rows(batch), batch.step_totals) for batch in second)
         assert seen == expected
+
+
+@pytest.mark.parametrize("limit", [None, 4])
+def test_a_run_resumes_with_the_batches_that_no_update_has_used_also_of_the_epoch_before(limit):
+    length = limit or 6
+    whole = loader(order(), limit=limit)
+    expected = [rows(batch) for _ in range(6) for batch in whole]
+    for stop in range(1, 2 * length + 2):
+        for waiting in range(stop + 1):
+            first = loader(order(), limit=limit, unfinished=lambda waiting=waiting: waiting)
+            taken = take(first, stop)
+            assert taken == expected[:stop]
+            second = loader(order(), limit=limit)
+            second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+            # The Trainer ends the epoch where it would have ended, so many batches earlier in the order.
+            rest = [rows(batch) for batch in second]
+            assert len(rest) == -stop % length
+            again = stop - waiting
+            assert rest + [rows(batch) for batch in second] == expected[again : again + len(rest) + length]
+
+
+def test_a_run_that_resumed_twice_still_goes_through_the_same_batches():
+    whole = loader(order())
+    expected = [rows(batch) for _ in range(6) for batch in whole]
+    first = loader(order(), unfinished=lambda: 2)
+    assert take(first, 7) == expected[:7]
+    second = loader(order(), unfinished=lambda: 3)
+    second.load_state_dict(first.state_dict())
+    assert second.state_dict() == first.state_dict()  # nothing was yielded since
+    assert take(second, 4) == expected[5:9]
+    third = loader(order())
+    third.load_state_dict(second.state_dict())
+    assert take(third, 8) == expected[6:14]
+
+
+def take(source, count):
+    """Takes batches as a Trainer does, epoch after epoch."""
+    taken = []
+    while True:
+        for batch in source:
+            taken.append(rows(batch))
+            if len(taken) == count:
+                return taken
+
+
+def test_batches_without_labels_have_no_totals():
+    def prompts(numbers):
+        return replace(collate(numbers), labels=None)
+
+    options = {"accumulation": lambda: 1, "limit": lambda: None, "unfinished": lambda: 0}
+    batches = list(StepLoader(Numbers(12), prompts, order(), **options))
+    assert [rows(batch) for batch in batches] == [rows(batch) for batch in loader()]
+    assert all(batch.step_totals is None for batch in batches)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -169,6 +229,11 @@ def test_samples_refused_beforehand_are_named_once():
     refused = [BadSample("line 30", "too long")]
     source = loader(refused=refused)
     assert [list(batch.dropped) for _ in range(2) for batch in source] == [refused] + [[]] * 11
+    source = loader(refused=refused)
+    batches = iter(source)
+    assert [list(next(batches).dropped) for _ in range(2)] == [refused, []]
+    refused.append(BadSample("line 31", "it is no JSON"))
+    assert [list(next(batches).dropped) for _ in range(2)] == [refused[1:], []]
 
 
 SCRIPT = """

@@ -43,7 +43,7 @@ def quiet(line):
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_lengths_count_media_and_do_not_depend_on_the_workers(workers):
-    counted = count_lengths(Samples(300), Counter(), num_workers=workers, tell=quiet)
+    counted = count_lengths(Samples(300), Counter().count_tokens, num_workers=workers, tell=quiet)
     bad = [index for index in range(300) if index % 50 == 49 or index % 70 == 69]
     assert counted.lengths == tuple(None if index in bad else index + 3 for index in range(300))
     assert [sample.origin for sample in counted.bad_samples] == [f"line {index}" for index in bad]
@@ -52,13 +52,13 @@ def test_lengths_count_media_and_do_not_depend_on_the_workers(workers):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_mistake_that_is_not_one_samples_own_is_raised_as_it_is(workers):
     with pytest.raises(UserError) as raised:
-        count_lengths(Samples(100), Counter(refused="77"), num_workers=workers, tell=quiet)
+        count_lengths(Samples(100), Counter(refused="77").count_tokens, num_workers=workers, tell=quiet)
     assert str(raised.value) == "the processor has no image tokens"
 
 
 def test_progress_is_told():
     lines = []
-    count_lengths(Samples(3), Counter(), tell=lines.append)
+    count_lengths(Samples(3), Counter().count_tokens, tell=lines.append)
     (line,) = lines
     assert line.startswith("counted the tokens of 3 samples in ")
 
@@ -75,5 +75,7 @@ def test_samples_above_the_limit_are_refused_with_both_numbers():
 
 def test_the_real_encoder_counts_the_tokens_that_a_batch_has(make_sample, random_tiny_encoder):
     samples = [make_sample("i see 7.", "7", images=images) for images in (0, 1, 2)]
-    counted = count_lengths(samples, random_tiny_encoder, tell=quiet)
+    counted = count_lengths(samples, random_tiny_encoder.count_tokens, tell=quiet)
     assert counted.lengths == tuple(random_tiny_encoder.encode(samples).attention_mask.sum(1).tolist())
+    prompts = count_lengths(samples, random_tiny_encoder.count_prompt_tokens, tell=quiet)
+    assert prompts.lengths == tuple(random_tiny_encoder.encode_prompts(samples).attention_mask.sum(1).tolist())

@@ -136,6 +136,9 @@ class LineEncoder(SampleEncoder):
         self.counted += 1
         return TokenCount(4, 6 + int(sample.id))
 
+    def count_prompt_tokens(self, sample):
+        raise NotImplementedError("this is a test of completions")
+
     def tokenise(self, text):
         return []
 
@@ -269,6 +272,7 @@ def placed():
             global_rank=rank,
             world_size=world_size,
             strategy=SimpleNamespace(root_device=SimpleNamespace(type="cpu")),
+            lightning_module=None,
             accumulate_grad_batches=1,
             num_training_batches=float("inf"),
         )

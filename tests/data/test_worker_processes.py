@@ -1,3 +1,4 @@
+import queue
 import time
 
 import pytest
@@ -48,3 +49,14 @@ def test_workers_that_never_start_end_in_one_line(monkeypatch):
     monkeypatch.setattr(worker_processes, "START_SECONDS", 0.2)
     with pytest.raises(UserError, match=r"did not start within .* give data\.num_workers 0"):
         start_reading(Squares, range(9), num_workers=1, seed=0)
+
+
+def test_a_worker_that_is_found_missing_ends_the_run_with_one_line():
+    def source():
+        yield 1
+        raise RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly") from queue.Empty()
+
+    answers = worker_processes._told_of_dead_workers(source())
+    assert next(answers) == 1
+    with pytest.raises(UserError, match=r"died \(DataLoader worker \(pid\(s\) 7\) exited unexpectedly\), most often"):
+        next(answers)

@@ -19,6 +19,11 @@ def test_a_coefficient_is_turned_within_its_bounds(coefficients):
     assert dict(coefficients) == {"kl": 0.0, "reward/format": 1e9}
 
 
+def test_the_bounds_are_those_declared(coefficients):
+    assert coefficients.bounds("kl") == (0.0, 1.0)
+    assert coefficients.bounds("reward/format") == (0.0, math.inf)
+
+
 def test_a_wrong_name_is_told_with_those_there_are(coefficients):
     with pytest.raises(UserError, match=r"KLScheduler turns the coefficient 'beta'.* it has kl, reward/format"):
         coefficients.require("beta", "KLScheduler")
@@ -40,3 +45,17 @@ def test_the_values_survive_a_checkpoint(coefficients):
     assert dict(again) == dict(coefficients)
     with pytest.raises(UserError, match="'entropy'"):
         again.load_state_dict({"entropy": 1.0})
+
+
+class Part:
+    def __init__(self, **declared):
+        self._declared = declared
+
+    def coefficients(self):
+        return {name: Coefficient(value) for name, value in self._declared.items()}
+
+
+def test_parts_are_collected_and_may_not_share_a_name():
+    assert dict(Coefficients.of(Part(a=1.0), Part(b=2.0), Part())) == {"a": 1.0, "b": 2.0}
+    with pytest.raises(UserError, match="Part and another part of the model both weigh a"):
+        Coefficients.of(Part(a=1.0), Part(a=1.0, c=2.0))

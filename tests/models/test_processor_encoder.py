@@ -236,3 +236,21 @@ def test_of_media_processed_together_the_one_at_fault_is_named(random_tiny_encod
     with pytest.raises(BadSampleError) as raised:
         random_tiny_encoder.encode(samples)
     assert str(raised.value) == "b: the processor refuses the images or videos: too wide"
+
+
+def test_no_prompts_make_a_batch_without_rows(random_tiny_encoder):
+    batch = random_tiny_encoder.encode_prompts([])
+    assert len(batch) == 0
+    assert (batch.input_ids.shape, batch.attention_mask.shape) == ((0, 0), (0, 0))
+    assert (batch.samples, batch.labels, batch.visual) == ((), None, {})
+    assert len(batch.to("cpu")) == 0
+
+
+def test_a_prompt_is_counted_as_it_is_encoded(random_tiny_encoder, make_sample):
+    for sample in [make_sample("i see 7.", "7", images=images) for images in (0, 1, 2)]:
+        turns = replace(sample, messages=(*sample.messages, *sample.messages[:1]))
+        for given in (sample, turns):
+            encoded = random_tiny_encoder.encode_prompts([given])
+            count = random_tiny_encoder.count_prompt_tokens(given)
+            assert count.total == encoded.input_ids.shape[1]
+        assert random_tiny_encoder.count_tokens(sample).total > random_tiny_encoder.count_prompt_tokens(sample).total

@@ -45,6 +45,8 @@ class ColumnNames:
     """Where the sample comes from (``data_source``, ``source``, ``dataset``); the file's name where there is none."""
     category: str | None = None
     """Task of the sample, by which figures are reported; only read where it is named here."""
+    difficulty: str | None = None
+    """Level of the sample, a whole number; only read where it is named here."""
     role: str | None = None
     """Key of the role in a turn (``role`` or ``from``)."""
     content: str | None = None

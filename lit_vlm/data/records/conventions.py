@@ -42,7 +42,7 @@ _READ: dict[Layout, tuple[str, ...]] = {
     "question_answer": ("question", "completion"),
     "alpaca": ("instruction", "input", "completion"),
 }
-_SHARED = ("answer", "images", "videos", "options", "system", "objects", "id", "source", "category")
+_SHARED = ("answer", "images", "videos", "options", "system", "objects", "id", "source", "category", "difficulty")
 # Names that mean an answer beside a question, and something else (a class, a preference) beside a conversation.
 _ONLY_WITH_QUESTIONS = ("label", "answers")
 
@@ -64,7 +64,7 @@ class Reading:
         """Says it in one line, for the log."""
         text = [repr(self.columns[field]) for field in _READ[self.layout] if field in self.columns]
         named = [f"text from {' and '.join(text)}"]
-        for field in ("images", "videos", "answer", "options", "system", "objects", "category"):
+        for field in ("images", "videos", "answer", "options", "system", "objects", "category", "difficulty"):
             if field in self.columns:
                 named.append(f"{field} from {self.columns[field]!r}")
         return f"{TITLES[self.convention]}: {', '.join(named)}"

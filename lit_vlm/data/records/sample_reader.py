@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -118,6 +119,7 @@ class SampleReader:
             meta=SampleMeta(
                 source=Path(file_and_place.rpartition(", ")[0]).stem if is_empty(source) else str(source),
                 category="" if is_empty(category) else str(category),
+                difficulty=self._difficulty(record),
                 origin=record.origin,
                 extra={**self._extra(record), **({REPAIRS: tuple(repairs)} if repairs else {})},
             ),
@@ -128,6 +130,18 @@ class SampleReader:
     def _get(self, record: Record, name: str) -> Any:
         column = self.reading.columns.get(name)
         return None if column is None else record.values.get(column)
+
+    def _difficulty(self, record: Record) -> int | None:
+        value = self._get(record, "difficulty")
+        if is_empty(value):
+            return None
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not number.is_integer():
+            raise UserError(f"its column {self.reading.columns['difficulty']!r} holds {value!r}, not a whole number")
+        return int(number)
 
     def _turns(self, record: Record, options: tuple[str, ...]) -> tuple[list[Turn], str]:
         """Reads the conversation, and the text of the question where it is a column of its own."""
@@ -295,7 +309,7 @@ def asked_and_answered(record: Record, reading: Reading) -> bytes:
 
     Empty keys within a value do not count: Arrow gives every turn and part all keys.
     """
-    fields = [field for field in reading.columns if field not in ("id", "source", "category")]
+    fields = [field for field in reading.columns if field not in ("id", "source", "category", "difficulty")]
     values = {name: record.values.get(reading.columns[name]) for name in sorted(fields)}
     values[GROUND_TRUTH] = record.values.get(GROUND_TRUTH)
     values = {name: _without_empty(value) for name, value in values.items()}

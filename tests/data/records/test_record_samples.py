@@ -107,3 +107,15 @@ def test_the_first_records_are_read_past_broken_ones(media_folder, write_lines):
     path.write_text("broken\n")
     with pytest.raises(BadSampleError, match="line 1"):
         first_readable(open_records(str(path), "data.train"))
+
+
+def test_levels_are_those_of_the_named_column(media_folder, write_lines):
+    rows = [{**row, "level": level} for row, level in zip(ROWS, (3, "2", 1.0, None, "hard", 2.5), strict=False)]
+    records, reading = opened(media_folder, rows, write_lines, difficulty="level")
+    samples = RecordSamples(records, SampleReader(reading))
+    assert [samples[index].meta.difficulty for index in range(4)] == [3, 2, 1, None]
+    for index, told in ((4, "'hard'"), (5, "2.5")):
+        with pytest.raises(BadSampleError, match=f"column 'level' holds {told}, not a whole number"):
+            samples[index]
+    records, reading = opened(media_folder, rows, write_lines)
+    assert RecordSamples(records, SampleReader(reading))[0].meta.difficulty is None
