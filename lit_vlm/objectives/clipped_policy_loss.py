@@ -129,6 +129,11 @@ class ClippedPolicyLoss(PolicyObjective):
         """Whether ``entropy_bonus`` can be above 0."""
         return self._highest("entropy_bonus") > 0
 
+    @property
+    def needs_all_tokens(self) -> bool:
+        """Whether there is a divergence or a bonus, which counts whatever the advantage is."""
+        return self.needs_reference or self.needs_entropies
+
     def coefficients(self) -> dict[str, Coefficient]:
         """Declares the clips, and the weights that can be above 0."""
         highest_clip = math.inf if self.dual_clip is None else self.dual_clip - 1

@@ -18,7 +18,7 @@ from lit_vlm.evaluation.evaluation_metrics import EvaluationMetrics
 from lit_vlm.functional.random_streams import stream_seed
 from lit_vlm.interfaces.capabilities import COMPLETIONS, PartSummary, ServesTasks
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.records import Completion, EvaluationBatch, PromptBatch
+from lit_vlm.interfaces.records import Completion, EvaluationBatch, PromptBatch, RewardOutput, Sample
 from lit_vlm.interfaces.roles import Reward
 from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.processor_encoder import ProcessorEncoder
@@ -66,6 +66,8 @@ class VLMModule(LightningModule):
         self.max_tokens = max_tokens
         # Checkpoints of an adapter run leave the frozen weights out.
         self.strict_loading = backbone.adapter is None
+        self.steps_per_batch = 1
+        """Optimizer steps that a training batch serves."""
         self._encoder: ProcessorEncoder | None = None
         self._policy: VisionLanguageModel | None = None
         self._part_summaries: tuple[PartSummary, ...] = ()
@@ -93,7 +95,7 @@ class VLMModule(LightningModule):
     def configure_model(self) -> None:
         """Loads the weights, once."""
         if self._policy is None:
-            self._policy = self.backbone.load_model(self.encoder, _run_seed(), self.trainer.strategy.root_device)
+            self._policy = self.backbone.load_model(self.encoder, run_seed(), self.trainer.strategy.root_device)
             self._policy.train()
             # Lightning warns of frozen parts, which are in evaluation mode on purpose.
             warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
@@ -154,14 +156,14 @@ class VLMModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Makes the optimizer, and a schedule that follows optimizer steps."""
         batches = self._data().train_batches(self.trainer.world_size)
-        steps = total_optimizer_steps(self.trainer, batches)
+        steps = total_optimizer_steps(self.trainer, batches, self.steps_per_batch)
         optimizer, scheduler = self.optimizer_settings.build(self.policy, steps, self.policy.part_of)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Lets dropout depend on the run's seed, the rank and the place in the run, so that a run resumes exactly."""
         place = (self.global_rank, self.trainer.global_step, batch_idx)
-        torch.manual_seed(stream_seed(_run_seed(), "training_step", *place) % 2**63)
+        torch.manual_seed(stream_seed(run_seed(), "training_step", *place) % 2**63)
 
     def validation_step(self, batch: EvaluationBatch, batch_idx: int) -> dict[str, Any]:
         """Scores and continues held-out samples; callbacks find the completions under ``completions``."""
@@ -192,6 +194,32 @@ class VLMModule(LightningModule):
         if self.trainer.is_global_zero:
             self.backbone.save(self.policy, folder)
             self.encoder.processor.save_pretrained(folder)
+
+    def completion_log_probs(self, samples: Sequence[Sample]) -> torch.Tensor:
+        """Scores each sample's trained turns under the policy as it is, given what stands before them.
+
+        Returns:
+            Sums over their tokens, in nats, fp32, on the CPU, shape ``(N,)``.
+        """
+        batch = self.encoder.encode(samples).to(self.device)
+        with self.policy.decoding():
+            scores = self.policy.score(batch)
+        sums = torch.zeros(len(samples), device=scores.log_probs.device)
+        return sums.index_add(0, scores.rows, scores.log_probs).cpu()
+
+    def complete(self, samples: Sequence[Sample]) -> list[Completion]:
+        """Continues each sample's prompt, as validation does."""
+        return self._complete(self.encoder.encode_prompts(samples).to(self.device), with_log_probs=False)
+
+    def rewards_of(self, completions: Sequence[Completion]) -> RewardOutput:
+        """Scores completions by the module's reward.
+
+        Raises:
+            UserError: It has none.
+        """
+        if self.reward is None:
+            raise UserError("completions are to be rewarded, but there is no model.reward; name one")
+        return self.reward(completions)
 
     def _evaluate(self, batch: EvaluationBatch, stage: str) -> list[Completion]:
         metrics = self._metrics(stage)
@@ -250,5 +278,6 @@ class VLMModule(LightningModule):
         return value
 
 
-def _run_seed() -> int:
+def run_seed() -> int:
+    """Returns the run's seed, which Lightning's ``seed_everything`` leaves in the environment."""
     return int(os.environ.get("PL_GLOBAL_SEED", "0"))

@@ -164,7 +164,7 @@ class OptimizerSettings:
         return [groups[label] for label in sorted(groups, key=lambda label: (not label.startswith(WHOLE), label))]
 
 
-def total_optimizer_steps(trainer: Trainer, batches_per_epoch: int) -> int:
+def total_optimizer_steps(trainer: Trainer, batches_per_epoch: int, steps_per_batch: int = 1) -> int:
     """Counts the optimizer steps of a run.
 
     ``trainer.estimated_stepping_batches`` would do, but reading it breaks resuming in mid-epoch (Lightning #20550).
@@ -172,6 +172,7 @@ def total_optimizer_steps(trainer: Trainer, batches_per_epoch: int) -> int:
     Args:
         trainer: Says how long to train.
         batches_per_epoch: Micro-batches of an epoch on each rank.
+        steps_per_batch: Optimizer steps that a batch serves where a module takes them by hand.
 
     Raises:
         UserError: The run has no end in steps, or an epoch has no batch.
@@ -186,7 +187,7 @@ def total_optimizer_steps(trainer: Trainer, batches_per_epoch: int) -> int:
             "an epoch has no full training batch; lower data.batch_size, give more training samples or raise "
             "trainer.limit_train_batches"
         )
-    steps_per_epoch = math.ceil(batches_per_epoch / trainer.accumulate_grad_batches)
+    steps_per_epoch = math.ceil(batches_per_epoch / trainer.accumulate_grad_batches) * steps_per_batch
     by_epochs = None if trainer.max_epochs in (None, -1) else trainer.max_epochs * steps_per_epoch
     by_steps = None if trainer.max_steps == -1 else trainer.max_steps
     ends = [end for end in (by_epochs, by_steps) if end is not None]

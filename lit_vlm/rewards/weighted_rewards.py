@@ -133,6 +133,11 @@ class WeightedRewards(Reward):
                 others = ", ".join(name for name in names if name != item.name) or "none"
                 raise UserError(f"the gate of {item.name!r} is on {item.gate.on!r}; the other rewards are {others}")
 
+    @classmethod
+    def of(cls, reward: Reward) -> "WeightedRewards":
+        """Makes a reward that is not one of several into one of weight 1, called ``task``."""
+        return reward if isinstance(reward, cls) else cls([WeightedReward("task", reward)])
+
     def coefficients(self) -> dict[str, Coefficient]:
         """Declares the weights, as ``reward/NAME``."""
         return {f"reward/{item.name}": Coefficient(item.weight, low=-math.inf) for item in self.rewards}

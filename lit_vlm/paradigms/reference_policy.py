@@ -1,0 +1,134 @@
+"""The policy that a divergence is measured from: the model without its adapter, or a copy of an earlier state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lit_vlm.interfaces.errors import UserError
+from lit_vlm.models.adapter_off import without_adapter
+from lit_vlm.models.vision_language_model import VisionLanguageModel
+
+ReferenceKind = Literal["adapter_off", "frozen_copy"]
+
+
+@dataclass(frozen=True)
+class ReferenceSettings:
+    """Which policy is the reference."""
+
+    kind: ReferenceKind = "frozen_copy"
+    """``adapter_off``: the model that the adapter is trained on, without further memory; ``frozen_copy``: the policy as
+    it was at the start, of which the weights that train are kept a second time."""
+    sync_every: int | None = None
+    """Optimizer steps after which a frozen copy follows the policy; None never."""
+    mixing: float = 1.0
+    """Share of the policy in the copy where it follows, in (0, 1]; the rest is the copy as it was. TRL: 0.6."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(ReferenceKind):
+            raise UserError(f"model.reference.kind is {self.kind!r}; give one of {', '.join(get_args(ReferenceKind))}")
+        if self.sync_every is not None and self.sync_every < 1:
+            raise UserError(f"model.reference.sync_every is {self.sync_every}; give at least 1, or null for never")
+        if not 0 < self.mixing <= 1:
+            raise UserError(f"model.reference.mixing is {self.mixing}; it must lie in (0, 1]")
+        if self.kind == "adapter_off" and self.sync_every is not None:
+            raise UserError(
+                "model.reference.sync_every is given, but a model without its adapter cannot follow the policy; set "
+                "model.reference.kind to frozen_copy"
+            )
+
+    def check(self, has_adapter: bool) -> None:
+        """Refuses to switch off an adapter where there is none.
+
+        Raises:
+            UserError: There is none.
+        """
+        if self.kind == "adapter_off" and not has_adapter:
+            raise UserError(
+                "model.reference.kind is adapter_off, but there is no model.backbone.adapter; set it to frozen_copy"
+            )
+
+
+class ReferencePolicy:
+    """Puts the reference in the place of a policy for a while.
+
+    A frozen copy keeps only what trains, and is swapped in; the rest of the weights is the same in both.
+
+    Args:
+        settings: Which reference.
+        policy: The policy at the start of the run, before any checkpoint is restored.
+    """
+
+    def __init__(self, settings: ReferenceSettings, policy: VisionLanguageModel) -> None:
+        self.settings = settings
+        self._policy = policy
+        self._copy: dict[str, Tensor] = {}
+        if settings.kind == "frozen_copy":
+            self._copy = {name: value.detach().clone() for name, value in self._trained()}
+
+    @property
+    def shares_vision(self) -> bool:
+        """Whether vision tower and projector, and so their features, are the policy's own."""
+        return not {"vision", "projector"} & self._policy.trained_parts
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Opens a context, without gradients and in evaluation mode, in which the policy is the reference."""
+        with self._policy.decoding():
+            if self.settings.kind == "adapter_off":
+                with without_adapter(self._policy.model):
+                    yield
+                return
+            self._swap()
+            try:
+                yield
+            finally:
+                self._swap()
+
+    def follow(self, step: int) -> bool:
+        """Moves a frozen copy towards the policy, where it is time; tells whether it did.
+
+        Args:
+            step: Optimizer steps taken.
+        """
+        every = self.settings.sync_every
+        if every is None or step == 0 or step % every:
+            return False
+        with torch.no_grad():
+            for name, value in self._trained():
+                # A copy on another device is from before the strategy moved the model.
+                self._copy[name] = self._copy[name].to(value.device).lerp_(value.detach(), self.settings.mixing)
+        return True
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Returns the copy where it has followed the policy; otherwise the start of the run gives it again."""
+        return self._copy if self.settings.sync_every is not None else {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes the copy of an earlier run.
+
+        Raises:
+            UserError: It holds other weights than this run trains.
+        """
+        if self.settings.sync_every is None:
+            return
+        if state.keys() != self._copy.keys():
+            raise UserError(
+                "the checkpoint holds a reference of other weights than this run trains; resume with the same "
+                "model.reference and model.backbone"
+            )
+        self._copy = {name: value.clone() for name, value in state.items()}
+
+    def _trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        return ((name, value) for name, value in self._policy.named_parameters() if value.requires_grad)
+
+    def _swap(self) -> None:
+        for name, value in self._trained():
+            own = value.data
+            value.data = self._copy[name].to(own.device)
+            self._copy[name] = own
