@@ -64,12 +64,17 @@ def draw_contact_sheet(completions: Sequence[Completion], *, columns: int = 3, t
 
 
 def draw_comparison_sheet(
-    pairs: Sequence[tuple[Completion | None, Completion]], *, columns: int = 3, title: str = ""
+    pairs: Sequence[tuple[Completion | None, Completion]],
+    *,
+    headings: Sequence[tuple[str, str]] | None = None,
+    columns: int = 3,
+    title: str = "",
 ) -> Image.Image:
-    """Draws one card a sample with two completions of it, before and after.
+    """Draws one card a sample with two completions of it side by side.
 
     Args:
-        pairs: Completion before (None where unknown) and after, of the same sample.
+        pairs: Two completions of the same sample, the first None where it is unknown.
+        headings: What stands above each pair; None for "before" and "after".
         columns: As in ``draw_contact_sheet``.
         title: A line above the cards.
 
@@ -77,12 +82,13 @@ def draw_comparison_sheet(
         An RGB picture.
 
     Raises:
-        ValueError: ``columns`` is below 1.
+        ValueError: ``columns`` is below 1, or there are not as many headings as pairs.
         UserError: A sample's image cannot be decoded.
     """
+    told = [("before", "after")] * len(pairs) if headings is None else headings
     cards = [
-        _draw_card(after.sample, [_Column("before", before), _Column("after", after)], COMPARISON_WIDTH)
-        for before, after in pairs
+        _draw_card(second.sample, [_Column(left, first), _Column(right, second)], COMPARISON_WIDTH)
+        for (left, right), (first, second) in zip(told, pairs, strict=True)
     ]
     return _lay_out(cards, columns, title)
 

@@ -13,19 +13,16 @@ from lit_vlm.command_line.data_report import (
     bin_label,
     count_lines,
 )
-from lit_vlm.command_line.token_view import TokenRun, printable_text
+from lit_vlm.command_line.token_view import TokenRun
 from lit_vlm.functional.distributions import Distribution
+from lit_vlm.functional.html_document import html_document, html_line
 from lit_vlm.functional.thumbnails import thumbnails
 
-# Nothing is fetched and nothing runs, whatever the data hold.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
-:root { color-scheme: light dark; --ink: #1c2128; --paper: #fff; --muted: #65707c; --line: #d5dae0;
-  --trained: #b7ecc5; --trained-ink: #0b4f23; --masked: #eef0f3; --bar: #4a86c8; --bad: #c4202c; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e8ec; --paper: #15191e; --muted: #98a2ad; --line: #39414a;
-  --trained: #14522b; --trained-ink: #c9f7d7; --masked: #262c33; --bar: #5d9be0; --bad: #ff7a82; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 70rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
+:root { --trained: #b7ecc5; --trained-ink: #0b4f23; --masked: #eef0f3; --bar: #4a86c8; }
+@media (prefers-color-scheme: dark) { :root { --trained: #14522b; --trained-ink: #c9f7d7; --masked: #262c33;
+  --bar: #5d9be0; } }
+body { max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 h2 { border-bottom: 1px solid var(--line); margin-top: 2.5rem; }
 h3 { margin: 1.5rem 0 .4rem; font-size: 1rem; }
 table { border-collapse: collapse; } td, th { padding: .15rem 1rem .15rem 0; text-align: left; vertical-align: top; }
@@ -50,19 +47,15 @@ def html_page(report: DataReport) -> str:
     Raises:
         UserError: A medium of a sample that is shown cannot be decoded.
     """
+    title = f"Data of {report.recipe}"
     parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>Data of {_text(report.recipe)}</title><style>{STYLE}</style></head><body>",
-        f"<h1>Data of {_text(report.recipe)}</h1>",
-        f"<p>{_text(report.summary)}</p>",
-        *(f'<p class="warning">Warning: {_text(line)}</p>' for line in report.warnings()),
+        f"<h1>{html_line(title)}</h1>",
+        f"<p>{html_line(report.summary)}</p>",
+        *(f'<p class="warning">Warning: {html_line(line)}</p>' for line in report.warnings()),
     ]
     for figures in report.splits:
         parts.extend(_split(figures))
-    parts.extend(f"<p>No {split} split: {_text(reason)}</p>" for split, reason in report.absent.items())
+    parts.extend(f"<p>No {split} split: {html_line(reason)}</p>" for split, reason in report.absent.items())
     if report.views:
         parts.append("<h2>As the model gets it</h2>")
         parts.append(
@@ -73,13 +66,14 @@ def html_page(report: DataReport) -> str:
         )
     for view in report.views:
         parts.extend(_view(view))
-    parts.append("</body></html>")
-    return "\n".join(parts) + "\n"
+    return html_document(title, parts, STYLE)
 
 
 def _split(figures: SplitFigures) -> Iterator[str]:
     yield f"<h2>{figures.split}</h2>"
-    rows = "".join(f"<tr><th>{_text(name)}</th><td>{_text(text)}</td></tr>" for name, text in count_lines(figures))
+    rows = "".join(
+        f"<tr><th>{html_line(name)}</th><td>{html_line(text)}</td></tr>" for name, text in count_lines(figures)
+    )
     yield f'<table class="counts">{rows}</table>'
     spreads = {name: spread for name, spread in figures.token_distributions().items() if spread is not None}
     if spreads:
@@ -90,9 +84,9 @@ def _split(figures: SplitFigures) -> Iterator[str]:
         yield "</div>"
     if figures.bad:
         yield f'<h3 class="bad">Bad samples: {len(figures.bad):,}</h3><ul class="reasons">'
-        yield "".join(f"<li>{count:,} x {_text(reason)}</li>" for reason, count in figures.bad_reasons().items())
+        yield "".join(f"<li>{count:,} x {html_line(reason)}</li>" for reason, count in figures.bad_reasons().items())
         yield '</ul><ol class="bad-samples">'
-        yield "".join(f"<li>{_text(row.origin)}: {_text(row.reason)}</li>" for row in figures.bad[:MOST_BAD])
+        yield "".join(f"<li>{html_line(row.origin)}: {html_line(row.reason)}</li>" for row in figures.bad[:MOST_BAD])
         yield "</ol>"
         if len(figures.bad) > MOST_BAD:
             yield f"<p>bad_samples.jsonl has {len(figures.bad) - MOST_BAD:,} more.</p>"
@@ -125,7 +119,7 @@ def _histogram(title: str, spread: Distribution, limit: int | None) -> str:
 
 
 def _view(view: SampleView) -> Iterator[str]:
-    yield f"<h3>{_text(view.heading)}</h3>"
+    yield f"<h3>{html_line(view.heading)}</h3>"
     yield "".join(f'<img src="{address}" alt="">' for address in thumbnails(view.sample))
     yield f'<div class="tokens">{"".join(map(_token, view.runs))}</div>'
 
@@ -136,7 +130,3 @@ def _token(run: TokenRun) -> str:
         f'<span class="{classes}" data-id="{run.token_id}" data-count="{run.count}" title="id {run.token_id}">'
         f"{escape(run.shown)}</span>"
     )
-
-
-def _text(text: str) -> str:
-    return escape(printable_text(text))

@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lit_vlm.command_line.data_figures import SplitFigures
-from lit_vlm.command_line.token_view import TokenRun, printable_text, styled_tokens
+from lit_vlm.command_line.token_view import TokenRun, styled_tokens
 from lit_vlm.functional.distributions import Bin, Distribution
+from lit_vlm.functional.visible_text import printable_text
 from lit_vlm.interfaces.records import Completion, Sample, Split
 
 MOST_NAMED = 12

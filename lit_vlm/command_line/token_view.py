@@ -11,6 +11,7 @@ from rich.text import Text
 
 from lit_vlm.command_line.encoded_rows import EncodedRow, RowEncoder
 from lit_vlm.functional.token_texts import token_texts
+from lit_vlm.functional.visible_text import visible_text
 
 Kind = Literal["text", "special", "media"]
 
@@ -65,28 +66,6 @@ def token_runs(row: EncodedRow, encoder: RowEncoder) -> list[TokenRun]:
     return runs
 
 
-def visible_text(text: str) -> str:
-    r"""Makes white space visible, and writes what cannot be printed as an escape, so that it does nothing.
-
-    Example:
-        >>> visible_text("a b\tc\x1b[2J")
-        'a·b→c\\x1b[2J'
-    """
-    return "".join(_visible(character) for character in text)
-
-
-def printable_text(text: str) -> str:
-    r"""Writes a text on one line, with what cannot be printed as an escape.
-
-    Example:
-        >>> printable_text("no\nfile\x07")
-        'no file\\x07'
-    """
-    return "".join(
-        character if character.isprintable() else _escaped(character) for character in " ".join(text.split())
-    )
-
-
 def styled_tokens(runs: Sequence[TokenRun]) -> Text:
     """Colours the tokens of a row by what the loss sees of them, trained stretches enclosed in brackets."""
     text = Text(overflow="fold")
@@ -99,14 +78,3 @@ def styled_tokens(runs: Sequence[TokenRun]) -> Text:
         if trained:
             text.append(TRAINED_END, STYLES["trained"])
     return text
-
-
-def _visible(character: str) -> str:
-    signs = {" ": "·", "\n": "↵\n", "\t": "→"}
-    if character in signs:
-        return signs[character]
-    return character if character.isprintable() else _escaped(character)
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")

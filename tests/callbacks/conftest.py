@@ -1,6 +1,8 @@
 """A module that answers without a model, and a real Trainer around it."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import lightning
@@ -21,6 +23,7 @@ from lit_vlm.interfaces.records import (
     assistant_message,
     user_message,
 )
+from lit_vlm.interfaces.rollouts import Advantages, Iteration, Rewards, Rollouts
 
 NO_NOISE = [
     "ignore:.*does not have many workers.*",
@@ -157,3 +160,123 @@ def fit(answers, make_loader, make_trainer):
         return trainer
 
     return run
+
+
+class WordEncoder:
+    """Gives each word an id of its own; id 0 ends a completion and has no text."""
+
+    def __init__(self) -> None:
+        self.words = [""]
+
+    def ids(self, words: Sequence[str]) -> list[int]:
+        for word in words:
+            if word not in self.words:
+                self.words.append(word)
+        return [self.words.index(word) for word in words]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return "".join(self.words[token_id] for token_id in token_ids)
+
+
+class Rounds:
+    """Makes rounds out of words, and holds the encoder that reads them."""
+
+    def __init__(self) -> None:
+        self.encoder = WordEncoder()
+
+    def make(
+        self,
+        groups: Sequence[Sequence[tuple[Sequence[str], float]]],
+        samples: Sequence[Sample] | None = None,
+        step: int = 0,
+        reference: bool = True,
+    ) -> Iteration:
+        """Makes a finished round.
+
+        Args:
+            groups: For each prompt its completions: their words, and the reward, NaN for none; 1 is right.
+            samples: Of the prompts; None for one image each.
+            step: Optimizer steps before it.
+            reference: Whether there is one.
+        """
+        samples = samples or [make_completion(index).sample for index in range(len(groups))]
+        rows = [(place, words, reward) for place, group in enumerate(groups) for words, reward in group]
+        token_ids = [[*self.encoder.ids(words), 0] for _, words, _ in rows]
+        length = max(map(len, token_ids), default=0)
+        mask = torch.tensor([[int(place < len(ids)) for place in range(length)] for ids in token_ids]).view(
+            len(rows), length
+        )
+        padded = torch.tensor([ids + [0] * (length - len(ids)) for ids in token_ids], dtype=torch.long)
+        ramp = torch.arange(1, mask.numel() + 1).view(mask.shape) / max(1, mask.numel()) * mask
+        total = torch.tensor([reward for _, _, reward in rows], dtype=torch.float32)
+        completions = tuple(
+            Completion(
+                samples[place],
+                "<prompt>",
+                "".join(words),
+                Verdict(reward == 1, "".join(words)[-1:], True) if samples[place].answer else None,
+            )
+            for place, words, reward in rows
+        )
+        rollouts = Rollouts(
+            prompts=encode(samples),
+            prompt_of=torch.tensor([place for place, _, _ in rows], dtype=torch.long),
+            token_ids=padded.view(mask.shape),
+            mask=mask,
+            log_probs=-ramp,
+            is_truncated=torch.zeros(len(rows), dtype=torch.bool),
+            completions=completions,
+            entropies=2 * ramp,
+            reference_log_probs=-1.5 * ramp if reference else None,
+        )
+        return Iteration(
+            step=step,
+            prompts=rollouts.prompts,
+            rollouts=rollouts,
+            rewards=Rewards(
+                total=total,
+                parts=torch.stack([total, torch.full_like(total, math.nan)], dim=1),
+                weights=torch.tensor([1.0, 0.5]),
+                names=("exact_match", "length"),
+                details={"length/over": total * 2},
+            ),
+            advantages=Advantages((total.nan_to_num(0.5)[:, None] - 0.5) * mask, total == total),
+            log_probs=(-ramp + 0.25) * mask,
+            figures={"reward/mean": 0.5, "kl": 0.01, "loss": 1.0},
+        )
+
+    @staticmethod
+    def select(iteration: Iteration, rows: Sequence[int]) -> Iteration:
+        """Keeps some completions, as a round does whose other groups were dropped."""
+        kept = torch.tensor(rows, dtype=torch.long)
+        rollouts = iteration.rollouts.select(kept)
+        length = rollouts.token_ids.shape[1]
+        rewards, advantages = iteration.rewards, iteration.advantages
+        return replace(
+            iteration,
+            rollouts=rollouts,
+            rewards=replace(
+                rewards,
+                total=rewards.total[kept],
+                parts=rewards.parts[kept],
+                details={name: value[kept] for name, value in rewards.details.items()},
+            ),
+            advantages=Advantages(advantages.values[kept, :length], advantages.is_informative[kept]),
+            log_probs=iteration.log_probs[kept, :length],
+        )
+
+    @staticmethod
+    def without(iteration: Iteration, *fields: str) -> Iteration:
+        """Takes away what a round may lack: ``entropies``, ``log_probs``, ``advantages``, ``rewards``, ``rollouts``."""
+        for field in fields:
+            if field == "entropies":
+                iteration = replace(iteration, rollouts=replace(iteration.rollouts, entropies=None))
+            else:
+                iteration = replace(iteration, **{field: None})
+        return iteration
+
+
+@pytest.fixture
+def rounds() -> Rounds:
+    """Makes rounds of rollouts."""
+    return Rounds()

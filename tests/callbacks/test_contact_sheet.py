@@ -66,6 +66,17 @@ def test_long_text_makes_no_endless_card(make_completion):
     assert sheet.height < 500
 
 
+def test_each_pair_may_have_headings_of_its_own(make_completion):
+    pairs = [(make_completion(0), make_completion(1, correct=False))] * 2
+    named = draw_comparison_sheet(pairs, headings=[("best", "worst"), ("only", "one")])
+    assert named.tobytes() != draw_comparison_sheet(pairs).tobytes()
+    assert draw_comparison_sheet(pairs, headings=[("before", "after")] * 2).tobytes() == (
+        draw_comparison_sheet(pairs).tobytes()
+    )
+    with pytest.raises(ValueError, match="zip"):
+        draw_comparison_sheet(pairs, headings=[("best", "worst")])
+
+
 def test_a_comparison_shows_both_completions_and_a_missing_one_as_unknown(make_completion):
     pairs = [(make_completion(0, False), make_completion(0)), (None, make_completion(1))]
     sheet = draw_comparison_sheet(pairs, columns=2, title="before and after")

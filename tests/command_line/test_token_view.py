@@ -8,10 +8,8 @@ from lit_vlm.command_line.encoded_rows import EncodedRow, encode_row
 from lit_vlm.command_line.token_view import (
     BEGINS_CHARACTER,
     TokenRun,
-    printable_text,
     styled_tokens,
     token_runs,
-    visible_text,
 )
 from lit_vlm.interfaces.records import Sample, assistant_message, user_message
 
@@ -56,16 +54,6 @@ def test_a_token_that_begins_a_character_is_seen(random_tiny_encoder):
     shown = [run.shown for run in token_runs(row, random_tiny_encoder)]
     assert shown.count(BEGINS_CHARACTER) == 3
     assert "🙂" in shown
-
-
-def test_what_cannot_be_printed_does_nothing():
-    hostile = "\x1b[2J\x07\x9b\u202e\u200b\ud800\r"
-    for text in (visible_text(hostile), printable_text(hostile)):
-        assert text.isprintable()
-        assert "\\x1b[2J" in text
-        assert "\\u202e" in text
-    assert visible_text("a b\tc\nd") == "a·b→c↵\nd"
-    assert printable_text("[red]x[/red]\n y") == "[red]x[/red] y"
 
 
 def test_trained_stretches_are_told_without_colours_too():
