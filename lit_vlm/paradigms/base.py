@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.plugins.precision import HalfPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 
@@ -107,8 +108,14 @@ class VLMModule(LightningModule):
         """Prepares the metrics for the tasks that the data serve.
 
         Raises:
-            UserError: The Trainer's strategy does not stand how the model is to be loaded.
+            UserError: The Trainer's strategy or precision does not stand how the model is to be loaded.
         """
+        if isinstance(self.trainer.precision_plugin, HalfPrecision):
+            raise UserError(
+                f"trainer.precision {self.trainer.precision} would convert samples and all weights, which is not "
+                "supported; give trainer.precision bf16-mixed, with model.backbone.dtype bfloat16 for weights of half "
+                "the size"
+            )
         strategy = strategy_kind(self.trainer.strategy)
         check_support(strategy, self.backbone)
         if strategy == "fsdp1" and self.optimizer_settings.tells_parameters_apart:

@@ -151,6 +151,7 @@ class OnPolicyModule(VLMModule):
                 "the divergence from a reference counts (kl is above 0, or may be), but there is no reference; set "
                 "model.reference.kind to frozen_copy, or to adapter_off with an adapter, or set kl to 0"
             )
+        self.update_settings.check(getattr(self.trainer.datamodule, "batch_size", None))  # type: ignore[attr-defined]
         self.engine.check(self.policy, self.encoder)
         most = self.policy.context_tokens
         if most is not None:

@@ -50,6 +50,21 @@ class UpdateSettings:
         if self.prefix not in ("shared", "naive"):
             raise UserError(f"model.update.prefix is {self.prefix!r}; give shared or naive")
 
+    def check(self, prompts: object) -> None:
+        """Refuses more mini-batches than a batch has prompts, which would be optimizer steps of nothing.
+
+        Args:
+            prompts: Of a batch; not checked where it is no number, as where batches differ.
+
+        Raises:
+            UserError: As said.
+        """
+        if isinstance(prompts, int) and self.minibatches > prompts:
+            raise UserError(
+                f"model.update.minibatches is {self.minibatches}, but a batch has data.batch_size {prompts} prompts to "
+                f"deal out; give at most {prompts}, or raise data.batch_size"
+            )
+
     @property
     def steps(self) -> int:
         """Optimizer steps that one batch of rollouts serves."""

@@ -4,9 +4,12 @@ from dataclasses import dataclass
 
 import lightning
 import torch
+from torch.utils.data import Dataset
 
 from lit_vlm.callbacks.rollout_callback import RolloutCallback
 from lit_vlm.data.digits_reasoning import DigitsReasoning
+from lit_vlm.functional.random_streams import random_stream
+from lit_vlm.interfaces.errors import BadSampleError
 from lit_vlm.interfaces.records import RewardOutput
 from lit_vlm.interfaces.roles import Reward
 from lit_vlm.interfaces.rollouts import RewardContext
@@ -55,6 +58,33 @@ def module(folder, rate=1e-3, **options):
 def data(encoder, **options):
     options = {"train_size": 64, "validation_size": 4, "test_size": 4, "batch_size": 4, "num_workers": 0, **options}
     return DigitsReasoning(encoder, **options)
+
+
+class HalfBad(Dataset):
+    """Samples of which about half cannot be read."""
+
+    def __init__(self, samples):
+        self.samples = samples
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        if random_stream("bad", 6, index).random() < 0.5:
+            raise BadSampleError(f"sample {index}", "spoilt")
+        return self.samples[index]
+
+
+class HalfBadDigits(DigitsReasoning):
+    """Digits of which about half cannot be read."""
+
+    def samples(self, split):
+        return HalfBad(super().samples(split))
+
+
+def half_bad_data(encoder, **options):
+    options = {"train_size": 64, "validation_size": 4, "test_size": 4, "num_workers": 0, **options}
+    return HalfBadDigits(encoder, bad_samples="skip", bad_samples_limit=0.9, **options)
 
 
 class Watch(RolloutCallback):

@@ -35,7 +35,7 @@ def module(random_tiny_folder):
     module = VLMModule(
         Backbone(str(random_tiny_folder)), generation=GenerationSettings(max_new_tokens=3), reward=AnswerCorrectness()
     )
-    module._trainer = SimpleNamespace(datamodule=Data(), is_global_zero=True, strategy=STRATEGY)
+    module._trainer = SimpleNamespace(datamodule=Data(), is_global_zero=True, precision_plugin=None, strategy=STRATEGY)
     module.setup("fit")
     module.configure_model()
     return module
@@ -97,7 +97,9 @@ def test_a_strategy_that_does_not_go_with_the_model_is_refused_before_it_is_load
     quantised = Backbone("/nowhere", adapter=AdapterSettings(), quantisation=QuantisationSettings(kind="int8"))
     for backbone, strategy in ((Backbone("/nowhere"), ModelParallelStrategy()), (quantised, FSDPStrategy())):
         module = VLMModule(backbone)
-        module._trainer = SimpleNamespace(datamodule=Data(), is_global_zero=True, strategy=strategy)
+        module._trainer = SimpleNamespace(
+            datamodule=Data(), is_global_zero=True, precision_plugin=None, strategy=strategy
+        )
         with pytest.raises(UserError, match=r"give trainer\.strategy ddp"):
             module.setup("fit")
 
@@ -110,7 +112,9 @@ def test_what_an_optimizer_cannot_do_with_flat_pieces_of_weights_is_refused():
     ):
         for strategy in (FSDPStrategy(), STRATEGY):
             module = VLMModule(Backbone("/nowhere"), optimizer=settings)
-            module._trainer = SimpleNamespace(datamodule=Data(), is_global_zero=True, strategy=strategy)
+            module._trainer = SimpleNamespace(
+                datamodule=Data(), is_global_zero=True, precision_plugin=None, strategy=strategy
+            )
             if refused and strategy is not STRATEGY:
                 with pytest.raises(UserError, match="give weight_decay 0 and no parts"):
                     module.setup("fit")

@@ -16,6 +16,7 @@ from lit_vlm.callbacks.rollout_callback import RolloutCallback
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import RewardOutput
 from lit_vlm.interfaces.rollouts import RewardContext
+from lit_vlm.models.adapters import AdapterSettings
 from lit_vlm.objectives.clipped_policy_loss import ClippedPolicyLoss
 from lit_vlm.paradigms.grpo import GRPOModule
 from lit_vlm.paradigms.policy_update import UpdateSettings
@@ -203,7 +204,7 @@ from lit_vlm.advantages.group_relative import GroupRelative
 from lit_vlm.objectives.clipped_policy_loss import ClippedPolicyLoss
 from lit_vlm.paradigms.policy_update import UpdateSettings
 from lit_vlm.paradigms.reference_policy import ReferenceSettings
-folder, devices, batch_size, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+folder, devices, batch_size, out, kind = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
 model = material.module(
     folder,
     advantage=GroupRelative(scale="batch"),
@@ -212,9 +213,11 @@ model = material.module(
     update=UpdateSettings(epochs=2, micro_batch_tokens=300),
 )
 options = dict(devices=devices, strategy="ddp") if devices > 1 else {{}}
-watch, weights = material.fit(model, material.data(model.encoder, batch_size=batch_size), steps=6, **options)
+data = getattr(material, kind)(model.encoder, batch_size=batch_size)
+watch, weights = material.fit(model, data, steps=6, **options)
 if model.global_rank == 0:
     figures = [{{k: v for k, v in i.figures.items() if "seconds" not in k}} for i in watch.iterations]
+    figures = [{{**values, "completions": len(i.rollouts)}} for values, i in zip(figures, watch.iterations)]
     torch.save((figures, weights), out)
 if torch.distributed.is_initialized():
     torch.distributed.barrier()
@@ -222,12 +225,12 @@ if torch.distributed.is_initialized():
 """
 
 
-def run_in_processes(folder, devices, batch_size, out):
+def run_in_processes(folder, devices, batch_size, out, kind="data"):
     script = out.with_suffix(".py")
     script.write_text(SCRIPT.format(root=str(Path(__file__).parents[2])))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run(
-        [sys.executable, str(script), str(folder), str(devices), str(batch_size), str(out)],
+        [sys.executable, str(script), str(folder), str(devices), str(batch_size), str(out), kind],
         check=True,
         env=environment,
         timeout=300,
@@ -241,8 +244,40 @@ def test_two_processes_take_the_steps_of_one(random_tiny_folder, tmp_path):
     two_figures, two = run_in_processes(random_tiny_folder, 2, 4, tmp_path / "two.pt")
     assert len(one_figures) == len(two_figures) == 3
     for alone, together in zip(one_figures, two_figures, strict=True):
+        assert together.pop("completions") * 2 == alone.pop("completions")
         assert together == pytest.approx(alone, abs=1e-4, rel=1e-3)
     same_weights(one, two, 1e-4)
+
+
+def test_a_process_without_prompts_goes_along(random_tiny_folder, tmp_path):
+    one_figures, one = run_in_processes(random_tiny_folder, 1, 2, tmp_path / "one.pt", "half_bad_data")
+    two_figures, two = run_in_processes(random_tiny_folder, 2, 1, tmp_path / "two.pt", "half_bad_data")
+    alone = [figures["completions"] for figures in one_figures]
+    together = [figures["completions"] for figures in two_figures]
+    assert any(first == 0 < both for first, both in zip(together, alone, strict=True))
+    same_weights(one, two, 1e-4)
+
+
+def test_half_precision_trains(random_tiny_folder):
+    model = module(random_tiny_folder, rate=3e-3, group_size=8)
+    watch, weights = fit(model, data(model.encoder), steps=12, precision="bf16-mixed")
+    rewards = watch.figure("reward/mean")
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.1
+    assert all(bool(value.isfinite().all()) for value in weights.values())
+
+
+def test_an_adapter_is_trained_against_the_model_without_it(random_tiny_folder):
+    model = module(
+        random_tiny_folder,
+        rate=1e-2,
+        backbone={"adapter": AdapterSettings(rank=4)},
+        objective=ClippedPolicyLoss(kl=1e-3),
+        reference=ReferenceSettings("adapter_off"),
+    )
+    watch, _ = fit(model, data(model.encoder), steps=4)
+    divergences = watch.figure("kl")
+    assert divergences[0] == pytest.approx(0, abs=1e-6)
+    assert divergences[-1] > 1e-5
 
 
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(random_tiny_folder, tmp_path):
