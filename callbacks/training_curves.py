@@ -19,7 +19,7 @@ FIGURES = (
     "train/entropy",
     "train/kl",
     "train/completion_length",
-    "validation/exact_match",
+    "validation/strict_match",
 )
 """What tells how reinforcement learning goes."""
 COLUMNS = 3

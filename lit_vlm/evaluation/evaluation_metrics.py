@@ -14,6 +14,7 @@ from lit_vlm.evaluation.exact_match import ExactMatch
 from lit_vlm.interfaces.records import AnswerType, Completion, RewardOutput, TokenScores
 
 ALL = "all"
+STRICT = "strict_match"
 
 
 class EvaluationMetrics(nn.Module):
@@ -29,6 +30,7 @@ class EvaluationMetrics(nn.Module):
         self.loss = MeanMetric()
         self.token_accuracy = MeanMetric()
         self.exact_match = ExactMatch([ALL, *map(_task_group, self._tasks), *map(_type_group, get_args(AnswerType))])
+        self.strict_match = ExactMatch([STRICT, *(f"{STRICT}/{task}" for task in self._tasks)])
         self.well_formed = MeanMetric()
         self.reward = MeanMetric()
         self.reward_scored = MeanMetric()
@@ -45,6 +47,10 @@ class EvaluationMetrics(nn.Module):
         """Counts the generated completions that have a verdict."""
         judged = [(_groups(completion), completion.verdict) for completion in completions if completion.verdict]
         self.exact_match.update([groups for groups, _ in judged], [verdict.correct for _, verdict in judged])
+        self.strict_match.update(
+            [_strict_groups(completion) for completion in completions if completion.verdict],
+            [verdict.correct and verdict.formatted for _, verdict in judged],
+        )
         for _, verdict in judged:
             self.well_formed.update(float(verdict.formatted))
 
@@ -60,7 +66,8 @@ class EvaluationMetrics(nn.Module):
         """Returns the figures seen so far, by name; proportions come with 95 % Wilson intervals.
 
         ``exact_match`` has ``_low``, ``_high`` and ``_total`` beside it, and one entry a task (``exact_match/<task>``,
-        likewise) and an answer type (``exact_match_by_type/<type>``). ``reward`` is the mean over completions that the
+        likewise) and an answer type (``exact_match_by_type/<type>``). ``strict_match`` counts a right answer only where
+        the completion is well formed as a whole, overall and by task. ``reward`` is the mean over completions that the
         reward applies to, ``reward_scored`` their share. Figures without any observation are left out.
         """
         # Every rank computes every figure: one without observations would else leave the others waiting.
@@ -73,7 +80,7 @@ class EvaluationMetrics(nn.Module):
             "reward": float(self.reward.compute()),
             "reward_scored": float(self.reward_scored.compute()),
         }
-        for group, proportion in self.exact_match.compute().items():
+        for group, proportion in {**self.exact_match.compute(), **self.strict_match.compute()}.items():
             name = "exact_match" if group == ALL else group
             figures[name] = proportion.mean
             figures[f"{name}_low"] = proportion.low
@@ -84,12 +91,13 @@ class EvaluationMetrics(nn.Module):
     def reset(self) -> None:
         """Forgets everything seen."""
         means = (self.loss, self.token_accuracy, self.well_formed, self.reward, self.reward_scored)
-        for metric in (*means, self.exact_match):
+        for metric in (*means, self.exact_match, self.strict_match):
             metric.reset()
         # An observation of no weight: a rank that never sees a batch still takes part in the sums.
         for mean in means:
             mean.update(0.0, 0.0)
         self.exact_match.update([], [])
+        self.strict_match.update([], [])
 
 
 def _task_group(task: str) -> str:
@@ -104,3 +112,8 @@ def _groups(completion: Completion) -> list[str]:
     answer = completion.sample.answer
     task = completion.sample.meta.category
     return [ALL, *([_task_group(task)] if task else []), *([_type_group(answer.type)] if answer else [])]
+
+
+def _strict_groups(completion: Completion) -> list[str]:
+    task = completion.sample.meta.category
+    return [STRICT, *([f"{STRICT}/{task}"] if task else [])]

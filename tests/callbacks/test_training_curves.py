@@ -28,9 +28,9 @@ def run(curves, folder, steps, rank_zero=True):
         folder,
         steps[-1],
         rank_zero,
-        validation__exact_match=0.5,
-        validation__exact_match_low=0.4,
-        validation__exact_match_high=0.6,
+        validation__strict_match=0.5,
+        validation__strict_match_low=0.4,
+        validation__strict_match_high=0.6,
     )
     curves.on_validation_end(last, None)
     return last
@@ -47,7 +47,7 @@ def test_a_picture_of_what_was_logged_is_drawn(tmp_path):
         assert picture.size == (1200, 280)
     points = curves.state_dict()["points"]
     assert [step for step, _ in points["train/correct"]] == [1, 2, 3]
-    assert points["validation/exact_match_low"] == [[3, pytest.approx(0.4)]]
+    assert points["validation/strict_match_low"] == [[3, pytest.approx(0.4)]]
     assert not points["train/entropy"]
 
 

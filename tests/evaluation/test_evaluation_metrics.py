@@ -44,6 +44,9 @@ def test_exact_match_is_told_by_task_and_answer_type(complete):
     assert figures["exact_match/sum"] == 0.5
     assert figures["exact_match_by_type/text"] == 1.0
     assert figures["well_formed"] == pytest.approx(2 / 3)
+    assert figures["strict_match"] == pytest.approx(1 / 3)
+    assert figures["strict_match/compare"] == 0
+    assert figures["strict_match_total"] == 3
     assert figures["exact_match_low"] < 2 / 3 < figures["exact_match_high"]
     assert not any("never" in name for name in figures)
 
