@@ -137,7 +137,7 @@ class BeforeAfterReport(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Counts the batch."""
-        self.tally.add(batch)
+        self.tally.add(batch, outputs)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes and prints the report."""

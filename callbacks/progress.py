@@ -14,6 +14,7 @@ from lit_vlm.callbacks.readable_numbers import bounds_text, compact_number, dura
 from lit_vlm.interfaces.errors import UserError
 
 LOSS = "train/loss"
+REWARD = "train/reward/mean"
 SPEED = "train/tokens_per_second"
 RATE = "train/learning_rate"
 SCORE = "validation/exact_match"
@@ -23,9 +24,10 @@ SECONDS_BETWEEN_READINGS = 0.25
 class Progress(RichProgressBar):
     """Shows loss, tokens per second and the last exact match beside the bar.
 
-    Where standard output is not a terminal it prints a line every few optimizer steps instead, without control
-    characters: step, loss, tokens per second, learning rate, time left; and one after each validation. Tokens per
-    second come from ``Throughput``, which should stand before it among the callbacks.
+    Modules that learn from rewards show the mean reward before the loss, which is no measure of progress there, and in
+    plain lines in its place. Where standard output is not a terminal it prints a line every few optimizer steps
+    instead, without control characters: step, loss, tokens per second, learning rate, time left; and one after each
+    validation. Tokens per second come from ``Throughput``, which should stand before it among the callbacks.
 
     Args:
         every_n_steps: Optimizer steps between plain lines.
@@ -74,12 +76,13 @@ class Progress(RichProgressBar):
     ) -> None:
         """Moves the bar, or prints a line at the first, every n-th and last optimizer step."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        step = trainer.global_step
-        if step == self._last_step:
+        step, before = trainer.global_step, self._last_step
+        if step == before:
             return
         self._last_step = step
-        total = total_steps(trainer)
-        if step % self.every_n_steps == 0 or step in (self._first_step + 1, total):
+        total = total_steps(trainer, getattr(pl_module, "steps_per_batch", 1))
+        is_nth = step // self.every_n_steps > before // self.every_n_steps  # a batch may have several steps
+        if is_nth or before == self._first_step or (total is not None and step >= total):
             self._print_line(self._step_line(trainer, step, total))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -123,6 +126,8 @@ class Progress(RichProgressBar):
     def _read(self, trainer: Trainer) -> dict[str, int | str | float | dict[str, float]]:
         metrics = trainer.callback_metrics
         shown: dict[str, int | str | float | dict[str, float]] = {}
+        if REWARD in metrics:
+            shown["reward"] = f"{float(metrics[REWARD]):.4f}"
         if LOSS in metrics:
             shown["loss"] = f"{float(metrics[LOSS]):.4f}"
         if SPEED in metrics:
@@ -130,14 +135,16 @@ class Progress(RichProgressBar):
         if self._score is not None:
             shown["exact match"] = percent_text(self._score)
         for name, value in trainer.progress_bar_metrics.items():
-            if name not in (LOSS, SPEED, SCORE) and not isinstance(value, dict):
+            if name not in (LOSS, REWARD, SPEED, SCORE) and not isinstance(value, dict):
                 shown[name.removeprefix("train/").replace("_", " ")] = f"{float(value):.4g}"
         return shown
 
     def _step_line(self, trainer: Trainer, step: int, total: int | None) -> str:
         metrics = trainer.callback_metrics
         parts = [f"step {step}" if total is None else f"step {step}/{total}"]
-        if LOSS in metrics:
+        if REWARD in metrics:
+            parts.append(f"reward {float(metrics[REWARD]):.4f}")
+        elif LOSS in metrics:
             parts.append(f"loss {float(metrics[LOSS]):.4f}")
         if SPEED in metrics:
             parts.append(f"{compact_number(float(metrics[SPEED]))} tokens/s")
@@ -147,8 +154,8 @@ class Progress(RichProgressBar):
             parts.append(f"learning rate {float(rate):.2e}")
         if self._score is not None:
             parts.append(f"exact match {percent_text(self._score)}")
-        if total is not None and total >= step:
-            seconds = (time.monotonic() - self._started) / (step - self._first_step) * (total - step)
+        if total is not None:
+            seconds = (time.monotonic() - self._started) / (step - self._first_step) * max(total - step, 0)
             parts.append(f"{duration_text(seconds)} left")
         return " | ".join(parts)
 
@@ -158,13 +165,17 @@ class Progress(RichProgressBar):
             print(line, flush=True)
 
 
-def total_steps(trainer: Trainer) -> int | None:
+def total_steps(trainer: Trainer, steps_per_batch: int = 1) -> int | None:
     """Counts the optimizer steps of a whole run; None where it has no end in steps.
+
+    Args:
+        trainer: Says how long to train.
+        steps_per_batch: Optimizer steps that a module takes by hand for each batch.
 
     ``trainer.estimated_stepping_batches`` would do, but reading it breaks resuming in mid-epoch (Lightning #20550).
     """
     ends = [] if trainer.max_steps == -1 else [trainer.max_steps]
     batches = trainer.num_training_batches
     if trainer.max_epochs not in (None, -1) and math.isfinite(batches):
-        ends.append(trainer.max_epochs * math.ceil(batches / trainer.accumulate_grad_batches))
+        ends.append(trainer.max_epochs * math.ceil(batches / trainer.accumulate_grad_batches) * steps_per_batch)
     return min(ends, default=None)

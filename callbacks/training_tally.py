@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ class TrainingTotals(NamedTuple):
     """Running totals of one rank."""
 
     tokens: Tensor
-    """Tokens that count (``attention_mask``), prompts included; int64 scalar on the batches' device."""
+    """Tokens that count, prompts included; int64 scalar on the batches' device."""
     samples: int
     """Rows."""
     seconds: float
@@ -26,8 +26,9 @@ class TrainingTotals(NamedTuple):
 class TrainingTally:
     """Adds up tokens, samples and seconds of training on this rank, and apart from them the seconds of validation.
 
-    Batches that are no ``PromptBatch`` count their time only. Tokens stay a tensor: reading them each step would make
-    the GPU wait.
+    Tokens are those that a step says it trained on, under ``tokens`` in what it returns, as where it samples
+    completions itself; otherwise those of its batch (``attention_mask``). Batches that are no ``PromptBatch`` count
+    their time only. Tokens stay a tensor: reading them each step would make the GPU wait.
 
     Args:
         clock: Returns seconds from any fixed moment.
@@ -64,10 +65,12 @@ class TrainingTally:
             self.validation_seconds += now - self._paused_at
             self._since, self._paused_at = now, None
 
-    def add(self, batch: Any) -> None:
-        """Counts a batch that training has just finished."""
+    def add(self, batch: Any, outputs: Any = None) -> None:
+        """Counts a batch that training has just finished, and what its step returned."""
         if isinstance(batch, PromptBatch):
-            self.tokens = self.tokens.to(batch.attention_mask.device) + batch.attention_mask.sum()
+            told = outputs.get("tokens") if isinstance(outputs, Mapping) else None
+            tokens = batch.attention_mask.sum() if told is None else told
+            self.tokens = self.tokens.to(tokens.device) + tokens
             self.samples += len(batch)
         self._book()
 

@@ -12,17 +12,20 @@ GUIDE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="u
 SECTIONS = re.findall(r"^## (A .*?)\n(.*?)(?=^## )", GUIDE, re.MULTILINE | re.DOTALL)
 SMALL = {
     "quickstart": "--data.validation_size 4 --data.evaluation_batch_size 4",
+    "grpo": "--data.validation_size 4 --data.batch_size 2 --data.evaluation_batch_size 4 --data.train_size 8",
     "my_data.Doubling": "--data.batch_size 2 --data.evaluation_batch_size 4",
 }
 COMMON = "--data.num_workers 0 --trainer.accelerator cpu --trainer.logger false --model.generation.max_new_tokens 8"
 EXPECTED = {
     "A reward": "validation/reward",
+    "A reward function": "| reward ",
     "A callback": "validation/longest_completion",
+    "A rollout callback": "| reward ",
     "A data module": "exact match",
 }
 
 
-def test_the_guide_has_its_three_sections_of_a_screen_each():
+def test_the_guide_has_its_sections_of_a_screen_each():
     assert [title for title, _ in SECTIONS] == list(EXPECTED)
     assert all(len(text.splitlines()) <= 60 for _, text in SECTIONS)
 

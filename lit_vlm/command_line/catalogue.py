@@ -41,14 +41,14 @@ def shipped_recipes() -> list[Recipe]:
     if not folder.is_dir():
         raise UserError("the recipes folder is missing from this installation; install lit-vlm again")
     recipes = []
-    for path in sorted(folder.rglob("*.yaml")):
+    for path in folder.rglob("*.yaml"):
         content = read_yaml(path)
         if "about" in content:
             name = path.relative_to(folder).with_suffix("").as_posix()
             recipes.append(
                 Recipe(name, path, content["about"], _class_name(content, "model"), _class_name(content, "data"))
             )
-    return recipes
+    return sorted(recipes, key=lambda recipe: recipe.name)
 
 
 def find_config(given: str) -> Path:

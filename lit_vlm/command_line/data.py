@@ -157,6 +157,7 @@ def look_into(model: VLMModule, data: VLMDataModule, options: DataOptions, recip
     encoder = model.encoder
     # Bad samples are counted here, whatever a run does with them.
     policy, data.bad_samples = data.bad_samples, "skip"
+    data.serve(model)
     data.prepare_data()
     measured: list[SplitFigures] = []
     absent: dict[Split, str] = {}
@@ -173,12 +174,13 @@ def look_into(model: VLMModule, data: VLMDataModule, options: DataOptions, recip
             continue
         limit = len(samples) if options.samples is None else options.samples
         indices = spread_evenly(len(samples), limit)
-        figures = measure_split(samples, split, encoder, _tracked(indices, split))
+        alone = data.serves_prompts
+        figures = measure_split(samples, split, encoder, _tracked(indices, split), prompts_alone=alone)
         measured.append(figures)
         cards[split] = tuple(reference(samples[index]) for index in _chosen(figures, CARDS))
         for index in _chosen(figures, options.shown):
             sample = samples[index]
-            runs = token_runs(encode_row(encoder, sample, split), encoder)
+            runs = token_runs(encode_row(encoder, sample, split, prompt_alone=alone), encoder)
             views.append(SampleView(split, index, sample, tuple(runs)))
     return DataReport(
         recipe=recipe,

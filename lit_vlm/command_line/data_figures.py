@@ -145,7 +145,9 @@ class SplitFigures:
         }
 
 
-def measure_split(samples: Samples, split: Split, encoder: RowEncoder, indices: Iterable[int]) -> SplitFigures:
+def measure_split(
+    samples: Samples, split: Split, encoder: RowEncoder, indices: Iterable[int], *, prompts_alone: bool = False
+) -> SplitFigures:
     """Reads and encodes samples one at a time and counts what they are.
 
     Args:
@@ -153,6 +155,7 @@ def measure_split(samples: Samples, split: Split, encoder: RowEncoder, indices: 
         split: Its name.
         encoder: The model's.
         indices: Which samples to look at.
+        prompts_alone: Whether training reads their prompts alone.
 
     Returns:
         The figures; a sample that cannot be used is counted there with its reason, and never raises.
@@ -166,13 +169,13 @@ def measure_split(samples: Samples, split: Split, encoder: RowEncoder, indices: 
             sample = samples[index]
             origin = sample.meta.origin or sample.id or origin
             _count_sample(figures, sample)
-            row = encode_row(unlimited, sample, split)
+            row = encode_row(unlimited, sample, split, prompt_alone=prompts_alone)
             _count_row(figures, row, encoder.media_token_ids)
             trained = row.trained
             if len(row.token_ids) > encoder.max_tokens:
                 figures.beyond_limit += 1
                 figures.refused += 1
-                served = encode_row(encoder, sample, split)
+                served = encode_row(encoder, sample, split, prompt_alone=prompts_alone)
                 figures.refused -= 1
                 figures.cut += len(served.token_ids) < len(row.token_ids)
                 trained = served.trained

@@ -24,6 +24,9 @@ class RowEncoder(Protocol):
     def encode(self, samples: Sequence[Sample]) -> PromptBatch:
         """As in the role."""
 
+    def encode_prompts(self, samples: Sequence[Sample]) -> PromptBatch:
+        """As in the role."""
+
     def encode_evaluation(self, samples: Sequence[Sample]) -> EvaluationBatch:
         """As in the role."""
 
@@ -37,15 +40,21 @@ class EncodedRow:
     """Whether a supervised loss predicts the token; one a token."""
 
 
-def encode_row(encoder: RowEncoder, sample: Sample, split: Split) -> EncodedRow:
+def encode_row(encoder: RowEncoder, sample: Sample, split: Split, *, prompt_alone: bool = False) -> EncodedRow:
     """Encodes one sample as training does, or for other splits as evaluation does, its completion included.
+
+    Args:
+        encoder: The model's.
+        sample: What to encode.
+        split: Where it is from.
+        prompt_alone: Whether training reads its prompt alone.
 
     Raises:
         UserError: The sample cannot be encoded.
         BadSampleError: A run would leave the sample out.
     """
     if split == "train":
-        batch = encoder.encode([sample])
+        batch = (encoder.encode_prompts if prompt_alone else encoder.encode)([sample])
         dropped = batch.dropped
     else:
         both = encoder.encode_evaluation([sample])

@@ -88,6 +88,7 @@ class VLMDataModule(LightningDataModule):
         self._arms: TrainingArms | None = None
         self._steering = Steering(self._indices_of_arms)
         self._refused: list[BadSample] = []
+        self._module: object = None
 
     @property
     @abstractmethod
@@ -130,7 +131,11 @@ class VLMDataModule(LightningDataModule):
     @property
     def serves_prompts(self) -> bool:
         """Whether training batches hold prompts alone, since the module samples completions itself."""
-        return self.trainer is not None and isinstance(self.trainer.lightning_module, SamplesRollouts)
+        return isinstance(self._served, SamplesRollouts)
+
+    def serve(self, module: object) -> None:
+        """Names the module that samples are for, where there is no Trainer that knows it."""
+        self._module = module
 
     def arms(self, by: ArmKind) -> Mapping[str, int]:
         """Counts the training samples of each arm, sorted by name, levels by number.
@@ -181,8 +186,7 @@ class VLMDataModule(LightningDataModule):
 
     def train_dataloader(self) -> StepLoader:
         """Shuffled training batches, with the label counts of their optimizer step where they have labels."""
-        trainer = self.trainer
-        module = trainer.lightning_module if trainer else None
+        trainer, module = self.trainer, self._served
         serves_prompts = self.serves_prompts
 
         def limit() -> int | None:
@@ -225,6 +229,11 @@ class VLMDataModule(LightningDataModule):
             ledger=self._ledger(split),
             **self._loader_options(split),
         )
+
+    @property
+    def _served(self) -> object:
+        """The module that samples are for."""
+        return self._module if self.trainer is None else self.trainer.lightning_module
 
     def _plan(self, rank: int, world_size: int) -> BatchPlan:
         ranks = {"rank": rank, "world_size": world_size, "seed": _run_seed()}

@@ -78,6 +78,7 @@ class ProcessorEncoder(SampleEncoder):
         self.processor = processor
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.max_tokens = max_tokens
+        self._way_to_room = "raise model.max_tokens"
         self.max_video_frames = max_video_frames
         self._text_only = processor is self.tokenizer
         self.family = Family() if self._text_only else family_of(processor)
@@ -153,6 +154,17 @@ class ProcessorEncoder(SampleEncoder):
         rows = self._rows(samples, self._renderer.prompt_segments)
         return self._pad_prompts(rows, self._visual(rows), samples)
 
+    def leave_room(self, context: int, completion: int) -> None:
+        """Lowers the longest prompt to what a completion leaves of the model's context.
+
+        Args:
+            context: Tokens that the model holds.
+            completion: Longest completion, shorter than that.
+        """
+        if context - completion < self.max_tokens:
+            self.max_tokens = context - completion
+            self._way_to_room = f"lower max_new_tokens ({completion}, of a context of {context})"
+
     def encode_evaluation(self, samples: Sequence[Sample]) -> EvaluationBatch:
         """Encodes both forms, decoding each image once; no row is cut or dropped.
 
@@ -221,7 +233,7 @@ class ProcessorEncoder(SampleEncoder):
                 raise BadSampleError(
                     origin_of(sample),
                     f"the prompt of sample {sample.id!r} has {len(row.ids)} tokens, more than max_tokens="
-                    f"{self.max_tokens}; raise model.max_tokens or lower the pixel budget",
+                    f"{self.max_tokens}; {self._way_to_room} or lower the pixel budget",
                 )
         batch = self._pad(rows, visual, samples, left=True)
         batch.labels = None

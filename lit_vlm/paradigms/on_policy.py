@@ -156,7 +156,7 @@ class OnPolicyModule(VLMModule):
         most = self.policy.context_tokens
         if most is not None:
             # Longer prompts are the data's fault then, each named by its sample.
-            self.encoder.max_tokens = min(self.encoder.max_tokens, most - self.engine.max_new_tokens)
+            self.encoder.leave_room(most, self.engine.max_new_tokens)
 
     def roll_out(self, prompts: PromptBatch) -> Iteration | None:
         """Samples and scores completions, and chooses those that are trained on.

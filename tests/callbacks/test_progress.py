@@ -63,6 +63,31 @@ def test_other_figures_for_the_bar_are_shown_under_plain_names():
     assert Progress()._read(trainer) == {"loss": "2.0000", "kl weight": "0.125"}
 
 
+def test_where_rewards_are_learnt_from_they_stand_first():
+    metrics = {"train/loss": 0.0, "train/reward/mean": 0.625}
+    trainer = SimpleNamespace(callback_metrics=metrics, progress_bar_metrics=metrics, optimizers=[])
+    progress = Progress()
+    assert list(progress._read(trainer).items()) == [("reward", "0.6250"), ("loss", "0.0000")]
+    assert progress._step_line(trainer, 4, None) == "step 4 | reward 0.6250"
+
+
+def test_batches_of_several_steps_get_their_lines(capsys):
+    progress = Progress(every_n_steps=20, plain=True)
+    trainer = SimpleNamespace(
+        is_global_zero=True, callback_metrics={}, optimizers=[], global_step=0, max_steps=50, max_epochs=None
+    )
+    trainer.state, trainer.num_training_batches = SimpleNamespace(fn="fit"), 100
+    module = SimpleNamespace(steps_per_batch=8)
+    progress.setup(trainer, module, "fit")
+    progress._first_step = progress._last_step = 0
+    for step in range(8, 57, 8):
+        trainer.global_step = step
+        progress.on_train_batch_end(trainer, module, None, None, 0)
+    # The first, those that pass 20 and 40, and the one that passes the end.
+    steps = [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert steps == ["step 8/50", "step 24/50", "step 40/50", "step 56/50"]
+
+
 def test_only_the_first_rank_prints(capsys):
     progress = Progress(plain=True)
     trainer = SimpleNamespace(is_global_zero=False, callback_metrics={"validation/loss": 1.0}, global_step=1)
@@ -85,13 +110,16 @@ def test_the_last_score_is_kept_over_a_resume():
         ({"max_epochs": 2, "accumulate_grad_batches": 4}, 6),  # an epoch ends with a short step
         ({"max_steps": 7}, 7),
         ({"max_epochs": 1, "max_steps": 50}, 10),
+        ({"max_epochs": 2, "steps_per_batch": 4}, 80),
         ({"max_epochs": -1}, None),
         ({"max_epochs": 3, "num_training_batches": float("inf")}, None),
     ],
 )
 def test_the_steps_of_a_run_are_counted(settings, steps):
     defaults = {"max_epochs": None, "max_steps": -1, "accumulate_grad_batches": 1, "num_training_batches": 10}
-    assert total_steps(SimpleNamespace(**{**defaults, **settings})) == steps
+    told = {**defaults, "steps_per_batch": 1, **settings}
+    steps_per_batch = told.pop("steps_per_batch")
+    assert total_steps(SimpleNamespace(**told), steps_per_batch) == steps
 
 
 def test_no_line_is_longer_than_a_plain_terminal_is_wide(fit, capsys):

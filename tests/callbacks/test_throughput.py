@@ -57,6 +57,19 @@ def test_micro_batches_are_logged_once_a_step():
     assert steps(Throughput(), [1, 1, 1, 1], accumulation=2) == pytest.approx([5.0, 5.0])
 
 
+def test_completions_that_a_step_sampled_count():
+    clock, module = SimpleNamespace(now=0.0), Logged()
+    throughput = Throughput()
+    throughput.tally = TrainingTally(lambda: clock.now)
+    trainer = SimpleNamespace(global_step=0)
+    throughput.on_train_start(trainer, module)
+    clock.now, trainer.global_step = 2.0, 4
+    mask = torch.ones(2, 3, dtype=torch.long)
+    throughput.on_train_batch_end(trainer, module, {"tokens": torch.tensor(50)}, PromptBatch(mask, mask, {}), 0)
+    # 50 tokens and 2 prompts in two seconds.
+    assert module.values == [("train/tokens_per_second", 25.0), ("train/samples_per_second", 1.0)]
+
+
 def test_a_clock_that_stands_gives_a_finite_rate():
     assert all(rate < float("inf") for rate in steps(Throughput(), [0.0]))
 

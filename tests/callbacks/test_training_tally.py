@@ -66,6 +66,16 @@ def test_a_batch_of_another_kind_counts_its_time_only():
     assert tally.totals == (0, 0, 2.0)
 
 
+def test_a_step_that_says_what_it_trained_on_is_believed():
+    tally = TrainingTally(Clock())
+    tally.start()
+    tally.add(batch(3, 4), {"tokens": torch.tensor(40)})
+    # A round without an update says nothing: its batch counts.
+    tally.add(batch(2), {})
+    tally.add(batch(1), None)
+    assert tally.totals[:2] == (40 + 2 + 1, 4)
+
+
 def test_totals_go_on_after_a_resume():
     clock = Clock()
     tally = TrainingTally(clock)

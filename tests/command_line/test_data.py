@@ -148,6 +148,32 @@ def test_a_recipe_is_looked_into_without_its_weights(capsys):
     assert "⟦<think>" in shown
 
 
+def test_a_model_that_samples_its_completions_gets_prompts_alone(workplace, capsys):
+    lines = [{"question": f"How much is {index} + 1?", "answer": str(index + 1)} for index in range(6)]
+    (workplace / "asked.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ["--data", "ChatDataModule", "--data.train", "asked.jsonl", "--data.validation_share", "0"]
+    options = ["--split", "train", "--data.convention", "question_answer", "--model.max_tokens", "300"]
+    assert main(["data", "--model", "GRPOModule", *words, *options]) == 0
+    alone = record("runs/data/data")["splits"]["train"]
+    assert (alone["usable"], alone["tokens"]["trained"]["maximum"]) == (6, 0)
+    shown = capsys.readouterr().out
+    assert shown.count(", 0 trained") == 4
+    assert "<|im_start|>assistant" in shown
+    assert main(["data", "--model", "SFTModule", *words, *options]) == 0
+    trained = record("runs/data/data")["splits"]["train"]
+    assert trained["tokens"]["trained"]["minimum"] > 0
+    assert trained["tokens"]["row"]["maximum"] > alone["tokens"]["row"]["maximum"]
+
+
+def test_prompts_without_a_completion_are_bad_only_where_one_is_learnt(workplace, capsys):
+    lines = [{"messages": [{"role": "user", "content": f"Say {index}."}]} for index in range(4)]
+    (workplace / "asked.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ["--data", "ChatDataModule", "--data.train", "asked.jsonl", "--data.validation_share", "0"]
+    assert main(["data", "--model", "GRPOModule", *words, "--split", "train"]) == 0
+    assert main(["data", "--model", "SFTModule", *words, "--split", "train"]) == 2
+    assert "training needs an assistant's turn at the end" in capsys.readouterr().err
+
+
 def test_bad_samples_are_told_and_end_in_status_1(workplace, capsys):
     assert main(["data", "--config", "small.yaml"]) == 1
     folder = Path("runs/small/data")

@@ -344,3 +344,14 @@ def test_workers_are_seeded_by_rank_and_number(placed):
     assert len(first) == len(second) == 2
     assert not first & second
     assert seeds(1) == second
+
+
+def test_without_a_trainer_the_module_is_told(image_sample, random_tiny_encoder):
+    data = FixedData(image_sample, random_tiny_encoder)
+    assert not data.serves_prompts
+    sampler = SimpleNamespace(
+        coefficients={}, encoder=random_tiny_encoder, group_size=2, sampling_temperature=1.0, unfinished_batches=0
+    )
+    data.serve(sampler)
+    assert data.serves_prompts
+    assert next(iter(data.train_dataloader())).labels is None

@@ -137,6 +137,18 @@ def test_completions_are_cut_but_media_never(random_tiny_folder, make_sample):
     assert empty.count().labels == 0
 
 
+def test_prompts_leave_room_for_completions_where_the_context_is_short(random_tiny_folder, make_sample):
+    encoder = Backbone(str(random_tiny_folder)).load_encoder(max_tokens=60)
+    encoder.leave_room(context=2048, completion=100)
+    assert encoder.max_tokens == 60
+    encoder.leave_room(context=120, completion=100)
+    assert encoder.max_tokens == 20
+    with pytest.raises(
+        BadSampleError, match=r"more than max_tokens=20; lower max_new_tokens \(100, of a context of 120\)"
+    ):
+        encoder.encode_prompts([make_sample("a", "1", images=4)])
+
+
 def test_a_prompt_that_is_too_long_to_continue_is_named(random_tiny_folder, make_sample):
     encoder = Backbone(str(random_tiny_folder)).load_encoder(max_tokens=20)
     with pytest.raises(BadSampleError, match="the prompt of sample 's' has"):

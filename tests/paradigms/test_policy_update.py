@@ -33,6 +33,14 @@ def test_settings_out_of_range_are_refused(options, message):
         UpdateSettings(**options)
 
 
+def test_more_mini_batches_than_a_batch_has_prompts_are_refused():
+    settings = UpdateSettings(epochs=3, minibatches=4)
+    settings.check(4)
+    settings.check(None)  # batches of a token budget differ
+    with pytest.raises(UserError, match=r"model\.update\.minibatches is 4, but .*data\.batch_size 3.*at most 3"):
+        settings.check(3)
+
+
 @pytest.mark.parametrize(("epochs", "minibatches"), [(1, 1), (2, 2), (1, 3), (3, 5)])
 def test_each_epoch_deals_out_every_completion_once_and_groups_stay_together(epochs, minibatches):
     settings = UpdateSettings(epochs=epochs, minibatches=minibatches)
