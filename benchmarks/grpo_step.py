@@ -63,13 +63,7 @@ class Side:
             stdout=subprocess.PIPE,
             stderr=self._faults,
             text=True,
-            # Threads that wait for others leave the cores to the rest of the machine.
-            env={
-                "OMP_WAIT_POLICY": "PASSIVE",
-                **os.environ,
-                "OMP_NUM_THREADS": str(setting.threads),
-                "TOKENIZERS_PARALLELISM": "false",
-            },
+            env={**os.environ, "OMP_NUM_THREADS": str(setting.threads), "TOKENIZERS_PARALLELISM": "false"},
         )
         self.loaded = self._hear()["loaded"]
 
