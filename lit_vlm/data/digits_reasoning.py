@@ -7,22 +7,20 @@ from typing import Any
 
 from lit_vlm.data.embedded import EmbeddedDataModule, check_choice
 from lit_vlm.data.handwritten_digits import draw_page, scans_of_split
-from lit_vlm.functional.random_streams import random_stream
+from lit_vlm.data.levelled_tasks import LevelledTasks
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import (
     Answer,
     MediaRef,
     Sample,
-    SampleMeta,
     Split,
     assistant_message,
     user_message,
 )
-from lit_vlm.interfaces.roles import SampleEncoder, TaskGenerator
+from lit_vlm.interfaces.roles import SampleEncoder
 
 TASKS = ("read_digit", "read_number", "sum", "compare", "count", "odd_one_out")
 LEVELS = (1, 2, 3, 4, 5)
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class _Question:
 
 
 @dataclass(frozen=True)
-class DigitsReasoningGenerator(TaskGenerator):
+class DigitsReasoningGenerator(LevelledTasks):
     """Composes scans of one split into a page and asks about it."""
 
     seed: int = 0
@@ -78,23 +76,6 @@ class DigitsReasoningGenerator(TaskGenerator):
             answer=question.answer,
             meta=replace(outline.meta, extra={"rows": question.rows, "scans": scans}),
         )
-
-    def outline(self, split: Split, index: int) -> Sample:
-        """Tells the id, task and difficulty of an example, without drawing the page.
-
-        Raises:
-            UserError: There is no such split.
-        """
-        task, level, _ = self._drawn(split, index)
-        meta = SampleMeta(source=self.name, split=split, category=task, difficulty=level)
-        return Sample(f"{self.name}/{split}/{self.seed}/{index}", messages=(), meta=meta)
-
-    def _drawn(self, split: Split, index: int) -> tuple[str, int, random.Random]:
-        """Draws task and level, and returns with them the stream that draws the rest."""
-        if split not in SPLITS:
-            raise UserError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
-        stream = random_stream(self.seed, self.name, split, index)
-        return stream.choice(self.tasks), stream.choice(self.levels), stream
 
     def _place(self, scans: Sequence[Sequence[int]], stream: random.Random) -> list[tuple[int, tuple[int, int], int]]:
         """Spreads rows of scans over the page, each in its own cell with some jitter."""

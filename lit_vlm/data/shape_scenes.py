@@ -1,25 +1,24 @@
 """Generates questions about drawn scenes of coloured shapes: count, find, compare, relate, locate, describe."""
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from lit_vlm.data.embedded import EmbeddedDataModule, check_choice
+from lit_vlm.data.levelled_tasks import LevelledTasks
 from lit_vlm.data.scene_composition import LEVELS, Layout
 from lit_vlm.data.scene_drawing import SceneObject, draw_scene, place_objects
 from lit_vlm.data.scene_questions import QUESTIONS
-from lit_vlm.functional.random_streams import random_stream, stream_seed
+from lit_vlm.functional.random_streams import stream_seed
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import (
     MediaRef,
     Sample,
-    SampleMeta,
     Split,
     assistant_message,
     user_message,
 )
-from lit_vlm.interfaces.roles import SampleEncoder, TaskGenerator
+from lit_vlm.interfaces.roles import SampleEncoder
 
 TASKS = tuple(QUESTIONS)
 # Ten buckets of scenes: eight for training, one each for validation and test.
@@ -27,7 +26,7 @@ _SPLIT_OF_BUCKET: tuple[Split, ...] = (*("train",) * 8, "validation", "test")
 
 
 @dataclass(frozen=True)
-class ShapeSceneGenerator(TaskGenerator):
+class ShapeSceneGenerator(LevelledTasks):
     """Draws scenes of coloured shapes and asks about them; every scene belongs to one split, whatever the seed."""
 
     seed: int = 0
@@ -74,23 +73,6 @@ class ShapeSceneGenerator(TaskGenerator):
             answer=answer,
             meta=replace(outline.meta, extra={"objects": [_record(item) for item in objects]}),
         )
-
-    def outline(self, split: Split, index: int) -> Sample:
-        """Tells the id, task and difficulty of an example, without drawing the scene.
-
-        Raises:
-            UserError: There is no such split.
-        """
-        task, difficulty, _ = self._drawn(split, index)
-        meta = SampleMeta(source=self.name, split=split, category=task, difficulty=difficulty)
-        return Sample(f"{self.name}/{split}/{self.seed}/{index}", messages=(), meta=meta)
-
-    def _drawn(self, split: Split, index: int) -> tuple[str, int, random.Random]:
-        """Draws task and level, and returns with them the stream that draws the rest."""
-        if split not in _SPLIT_OF_BUCKET:
-            raise UserError(f"unknown split {split!r}; there are {', '.join(dict.fromkeys(_SPLIT_OF_BUCKET))}")
-        stream = random_stream(self.seed, self.name, split, index)
-        return stream.choice(self.tasks), stream.choice(self.levels), stream
 
 
 def split_of(layout: Layout) -> Split:

@@ -82,8 +82,8 @@ class WaitingGroups:
 
     @property
     def sample_ids(self) -> Iterator[str]:
-        """The samples of the completions that wait."""
-        return (completion.sample.id for rollouts, _ in self._parts for completion in rollouts.completions)
+        """The samples of all batches since the last update, of groups that were left out too."""
+        return (sample.id for rollouts, _ in self._parts for sample in rollouts.prompts.samples)
 
     def add(self, rollouts: Rollouts, rewards: Rewards) -> None:
         """Lets those completions of a batch wait that are worth it."""

@@ -308,7 +308,7 @@ class OnPolicyModule(VLMModule):
         return replace(rollouts, seconds={"encode": encoded - start, **rollouts.seconds})
 
     def _seeds(self, prompts: PromptBatch) -> list[int]:
-        """Derives a seed for each prompt from run, step and sample; how prompts lie on ranks plays no part."""
+        """Derives a seed for each prompt from run, step and sample, and how often this rank had it since the update."""
         seen = Counter(self._waiting.sample_ids)
         seeds = []
         for sample in prompts.samples:

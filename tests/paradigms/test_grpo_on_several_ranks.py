@@ -1,13 +1,8 @@
 """GRPO on several processes."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-import torch
 
+from tests.paradigms.processes import run_script
 from tests.paradigms.test_grpo import same_weights
 
 SCRIPT = """
@@ -19,7 +14,7 @@ from lit_vlm.advantages.group_relative import GroupRelative
 from lit_vlm.objectives.clipped_policy_loss import ClippedPolicyLoss
 from lit_vlm.paradigms.policy_update import UpdateSettings
 from lit_vlm.paradigms.reference_policy import ReferenceSettings
-folder, devices, batch_size, out, kind = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
+folder, devices, batch_size, kind, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
 model = material.module(
     folder,
     advantage=GroupRelative(scale="batch"),
@@ -40,23 +35,9 @@ if torch.distributed.is_initialized():
 """
 
 
-def run_in_processes(folder, devices, batch_size, out, kind="data"):
-    script = out.with_suffix(".py")
-    script.write_text(SCRIPT.format(root=str(Path(__file__).parents[2])))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run(
-        [sys.executable, str(script), str(folder), str(devices), str(batch_size), str(out), kind],
-        check=True,
-        env=environment,
-        timeout=300,
-        capture_output=True,
-    )
-    return torch.load(out, weights_only=True)
-
-
 def test_two_processes_take_the_steps_of_one(random_tiny_folder, tmp_path):
-    one_figures, one = run_in_processes(random_tiny_folder, 1, 8, tmp_path / "one.pt")
-    two_figures, two = run_in_processes(random_tiny_folder, 2, 4, tmp_path / "two.pt")
+    one_figures, one = run_script(SCRIPT, tmp_path / "one.pt", random_tiny_folder, 1, 8, "data")
+    two_figures, two = run_script(SCRIPT, tmp_path / "two.pt", random_tiny_folder, 2, 4, "data")
     assert len(one_figures) == len(two_figures) == 3
     for alone, together in zip(one_figures, two_figures, strict=True):
         assert together.pop("completions") * 2 == alone.pop("completions")
@@ -65,8 +46,8 @@ def test_two_processes_take_the_steps_of_one(random_tiny_folder, tmp_path):
 
 
 def test_a_process_without_prompts_goes_along(random_tiny_folder, tmp_path):
-    one_figures, one = run_in_processes(random_tiny_folder, 1, 2, tmp_path / "one.pt", "half_bad_data")
-    two_figures, two = run_in_processes(random_tiny_folder, 2, 1, tmp_path / "two.pt", "half_bad_data")
+    one_figures, one = run_script(SCRIPT, tmp_path / "one.pt", random_tiny_folder, 1, 2, "half_bad_data")
+    two_figures, two = run_script(SCRIPT, tmp_path / "two.pt", random_tiny_folder, 2, 1, "half_bad_data")
     alone = [figures["completions"] for figures in one_figures]
     together = [figures["completions"] for figures in two_figures]
     assert any(first == 0 < both for first, both in zip(together, alone, strict=True))

@@ -229,3 +229,23 @@ def test_prompts_that_leave_no_room_for_completions_are_the_samples_fault(random
 def test_a_module_without_training_needs_no_reference_weights():
     model = GRPOModule(reference=ReferenceSettings())
     assert model._reference is None
+
+
+def test_a_prompt_that_comes_again_before_the_update_gets_other_completions(random_tiny_folder):
+    class Tokens(RolloutCallback):
+        def __init__(self):
+            self.rounds = []
+
+        def on_after_rollout(self, trainer, pl_module, iteration):
+            order = sorted(range(4), key=lambda row: iteration.prompts.samples[row].id)
+            groups = iteration.rollouts.token_ids.view(4, 4, -1)
+            self.rounds.append([groups[row].tolist() for row in order])
+
+    tokens = Tokens()
+    groups = GroupSampling("resample", DIFFERS, max_rounds=3)
+    model = module(random_tiny_folder, reward=Same(), groups=groups)
+    with pytest.raises(UserError, match="3 batches"):
+        fit(model, data(model.encoder, train_size=4), max_epochs=-1, callbacks=[tokens])
+    # The same four samples three times, all left out each time.
+    first, second, third = tokens.rounds
+    assert all(a != b != c != a for a, b, c in zip(first, second, third, strict=True))

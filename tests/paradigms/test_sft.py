@@ -1,8 +1,4 @@
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import lightning
 import pytest
@@ -16,6 +12,7 @@ from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.vision_language_model import GenerationSettings
 from lit_vlm.paradigms.optimization import OptimizerSettings
 from lit_vlm.paradigms.sft import SFTModule
+from tests.paradigms.processes import run_script
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -166,8 +163,8 @@ def test_a_loader_without_step_totals_is_averaged_per_micro_batch_and_says_so(sf
 
 SCRIPT = """
 import json, sys
-sys.path.insert(0, {tests!r})
-import test_sft
+sys.path.insert(0, {root!r})
+from tests.paradigms import test_sft
 import torch
 folder, devices, batch_size, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 model = test_sft.module(folder)
@@ -179,23 +176,9 @@ if model.global_rank == 0:
 """
 
 
-def run_in_processes(folder, devices, batch_size, out):
-    script = out.with_suffix(".py")
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run(
-        [sys.executable, str(script), str(folder), str(devices), str(batch_size), str(out)],
-        check=True,
-        env=environment,
-        timeout=300,
-        capture_output=True,
-    )
-    return torch.load(out, weights_only=True)
-
-
 def test_two_processes_take_the_steps_of_one(random_tiny_folder, tmp_path):
-    one_losses, one = run_in_processes(random_tiny_folder, 1, 8, tmp_path / "one.pt")
-    two_losses, two = run_in_processes(random_tiny_folder, 2, 4, tmp_path / "two.pt")
+    one_losses, one = run_script(SCRIPT, tmp_path / "one.pt", random_tiny_folder, 1, 8)
+    two_losses, two = run_script(SCRIPT, tmp_path / "two.pt", random_tiny_folder, 2, 4)
     assert two_losses == pytest.approx(one_losses, abs=1e-5)
     for name in one:
         torch.testing.assert_close(two[name], one[name], atol=1e-4, rtol=0)
