@@ -36,13 +36,19 @@ ARROWS = {
 EXTRA_ARROWS = {
     # The bundled model's tokenizer is made from the texts of the embedded tasks.
     "command_line.tiny": {"models.tiny_vlm", "data"},
+    # The bundled candidates are the bundled model's own completions of the embedded tasks.
+    "command_line.own_candidates": {"data", "models", "rollouts"},
+    # Attempts at the focus scenes are what a model writes at an embedded task.
+    "command_line.focus_attempts": {"data", "models", "rollouts", "synthesis"},
+    # Its share has the same interval as those of validation.
+    "callbacks.focus_box_evaluation": {"evaluation.intervals"},
 }
 COMMAND_LINE_FILES = {"cli", "__main__"}
 
 # Foreign libraries, and the rooms or files where each may come in. The standard library and torch may go everywhere.
 ANYWHERE = {*sys.stdlib_module_names, "torch"}
 DOORS = {
-    "PIL": {"functional", "data", "callbacks"},
+    "PIL": {"functional", "data", "synthesis", "callbacks"},
     "bitsandbytes": {"models"},
     "datasets": {"data"},
     "decord": {"functional.media"},
@@ -68,10 +74,10 @@ DOORS = {
 
 TOP_FOLDERS = {"lit_vlm", "recipes", "callbacks", "tests", "benchmarks", ".ci"}
 LONGEST_FILE, LONGEST_RECIPE = 400, 60  # lines
-# Files with nothing to test: a call, protocols, an exception, abstract methods.
+# Files with nothing to test: a call, protocols, fields, an exception, abstract methods.
 WITHOUT_TEST = {
     "lit_vlm/__main__.py",
-    *(f"lit_vlm/interfaces/{name}.py" for name in ("capabilities", "errors", "policy_roles", "roles")),
+    *(f"lit_vlm/interfaces/{name}.py" for name in ("capabilities", "comparisons", "errors", "policy_roles", "roles")),
 }
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from lit_vlm.data.prefetch_gate import PrefetchGate
+from lit_vlm.interfaces.batches import CompletionSet, EvaluationBatch, PromptBatch, TrainingBatch
 from lit_vlm.interfaces.errors import BadSampleError, UserError
-from lit_vlm.interfaces.records import BadSample, EvaluationBatch, MediaRef, PromptBatch, Sample
+from lit_vlm.interfaces.records import BadSample, MediaRef, Sample
 
-Batch = TypeVar("Batch", PromptBatch, EvaluationBatch)
+Batch = TypeVar("Batch", bound=TrainingBatch | EvaluationBatch)
 Encode = Callable[[Sequence[Sample]], Batch]
 
 
@@ -32,7 +33,7 @@ class Reading(Generic[Batch]):
 
     def pin_memory(self) -> Reading[Batch]:
         """Pins the tensors for a fast copy to the GPU."""
-        return replace(self, batch=None if self.batch is None else self.batch.pin_memory())
+        return self if self.batch is None else replace(self, batch=cast(Batch, self.batch.pin_memory()))
 
 
 class BatchReader(Dataset[Reading[Batch]], Generic[Batch]):
@@ -95,7 +96,7 @@ class BatchReader(Dataset[Reading[Batch]], Generic[Batch]):
         return self._encode(good) if good else None
 
 
-def dropped_of(batch: PromptBatch | EvaluationBatch) -> tuple[BadSample, ...]:
+def dropped_of(batch: TrainingBatch | EvaluationBatch) -> tuple[BadSample, ...]:
     """Lists the samples that were left out of a batch."""
     return batch.complete.dropped if isinstance(batch, EvaluationBatch) else batch.dropped
 
@@ -107,18 +108,31 @@ def with_dropped(batch: Batch, dropped: Sequence[BadSample]) -> Batch:
     return replace(batch, dropped=tuple(dropped))
 
 
-def size_of(batch: PromptBatch | EvaluationBatch) -> int:
+def size_of(batch: TrainingBatch | EvaluationBatch) -> int:
     """Counts the bytes of a batch: its tensors, and the media that its samples carry; what is shared counts once."""
-    prompts = [batch.complete, batch.prompts] if isinstance(batch, EvaluationBatch) else [batch]
     held: dict[int, Tensor | MediaRef] = {}
-    for prompt in prompts:
-        for tensor in (prompt.input_ids, prompt.attention_mask, prompt.labels, *prompt.visual.values()):
-            if tensor is not None:
-                held[id(tensor)] = tensor
-        for sample in prompt.samples:
+    for part in _parts(batch):
+        tensors = [value for value in vars(part).values() if isinstance(value, Tensor)]
+        if isinstance(part, PromptBatch):
+            tensors += part.visual.values()
+        held.update((id(tensor), tensor) for tensor in tensors)
+        for sample in part.samples:
             frames = [ref for video in sample.videos for ref in (*video.frames, video.file) if ref is not None]
             held.update((id(ref), ref) for ref in (*sample.images, *frames))
     return sum(item.nbytes if isinstance(item, Tensor) else _bytes_of(item) for item in held.values())
+
+
+def _parts(batch: TrainingBatch | EvaluationBatch) -> Iterator[PromptBatch | CompletionSet]:
+    """Yields the batches of tokens that a batch consists of."""
+    if isinstance(batch, EvaluationBatch):
+        yield batch.complete
+        yield batch.prompts
+        if batch.pairs is not None:
+            yield from _parts(batch.pairs)
+        return
+    yield batch
+    if isinstance(batch, CompletionSet):
+        yield batch.prompts
 
 
 def _bytes_of(reference: MediaRef) -> int:

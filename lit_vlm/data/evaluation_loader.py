@@ -10,8 +10,9 @@ from torch.utils.data import Dataset
 from lit_vlm.data.bad_samples import BadSampleLedger, first_of
 from lit_vlm.data.batch_reader import dropped_of, with_dropped
 from lit_vlm.data.bounded_loader import BoundedLoader
+from lit_vlm.interfaces.batches import EvaluationBatch
 from lit_vlm.interfaces.errors import TooManyBadSamplesError
-from lit_vlm.interfaces.records import BadSample, EvaluationBatch, Sample
+from lit_vlm.interfaces.records import BadSample, Sample
 
 
 class EvaluationLoader:

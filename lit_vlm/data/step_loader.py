@@ -18,8 +18,9 @@ from lit_vlm.data.bad_samples import BadSampleLedger
 from lit_vlm.data.batch_plans import BatchPlan, Place
 from lit_vlm.data.batch_reader import Reading
 from lit_vlm.data.bounded_loader import BoundedLoader
+from lit_vlm.interfaces.batches import StepTotals, TrainingBatch
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.records import BadSample, PromptBatch, Sample, StepTotals
+from lit_vlm.interfaces.records import BadSample, Sample
 
 
 class StepLoader:
@@ -54,7 +55,7 @@ class StepLoader:
     def __init__(
         self,
         dataset: Dataset[Sample],
-        collate: Callable[[Sequence[Sample]], PromptBatch],
+        collate: Callable[[Sequence[Sample]], TrainingBatch],
         batches: BatchPlan,
         *,
         accumulation: Callable[[], int],
@@ -72,7 +73,7 @@ class StepLoader:
         self._ledger = ledger or BadSampleLedger()
         self._refused = refused
         self._named = 0  # of those refused
-        self._loader: BoundedLoader[PromptBatch] = BoundedLoader(dataset, collate, **options)
+        self._loader: BoundedLoader[TrainingBatch] = BoundedLoader(dataset, collate, **options)
         self._epoch = 0
         self._yielded = 0  # in this epoch
         self._behind = 0  # batches that were yielded again, by which the plan lags behind the epochs
@@ -82,7 +83,7 @@ class StepLoader:
     def __len__(self) -> int:
         return len(self._plan)
 
-    def __iter__(self) -> Iterator[PromptBatch]:
+    def __iter__(self) -> Iterator[TrainingBatch]:
         # Lightning never exhausts a sized loader, so an epoch ends where the next begins.
         if self._yielded and not self._is_resumed:
             self._epoch += 1
@@ -106,7 +107,7 @@ class StepLoader:
                 self._named = len(self._refused)
                 self._yielded += 1
                 self._since_start += 1
-                yield replace(batch, step_totals=None if batch.labels is None else totals, dropped=dropped)
+                yield replace(batch, step_totals=totals if batch.has_targets else None, dropped=dropped)
             already_seen = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -135,7 +136,7 @@ class StepLoader:
         """Counts the batches that a run that resumes now would see again; what was not yielded cannot be."""
         return min(self._unfinished(), self._since_start)
 
-    def _agree(self, window: Sequence[Reading[PromptBatch]]) -> StepTotals:
+    def _agree(self, window: Sequence[Reading[TrainingBatch]]) -> StepTotals:
         """Adds up what the ranks have to learn in a step, and what went wrong.
 
         Raises:

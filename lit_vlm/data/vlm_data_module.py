@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal, cast
 
 from lightning import LightningDataModule
@@ -13,16 +14,19 @@ from torch.utils.data import Dataset
 
 from lit_vlm.data.bad_samples import BadSampleLedger, BadSamplePolicy, check_limit
 from lit_vlm.data.batch_plans import BatchPlan, LengthGroupedBatches, ShardedBatches, TokenBudgetBatches
+from lit_vlm.data.bounded_loader import BoundedLoader
 from lit_vlm.data.evaluation_loader import EvaluationLoader
 from lit_vlm.data.steered_batches import SteeredBatches, Steering
 from lit_vlm.data.step_loader import StepLoader
 from lit_vlm.data.token_lengths import TokenLengths, count_lengths
 from lit_vlm.data.training_arms import TrainingArms
+from lit_vlm.data.transformed_samples import EvaluatedSamples, ExpandedSamples, PreparedSamples
 from lit_vlm.functional.random_streams import stream_seed
-from lit_vlm.interfaces.capabilities import ArmKind, SamplesRollouts
+from lit_vlm.interfaces.batches import PreferenceBatch, TrainingBatch
+from lit_vlm.interfaces.capabilities import ArmKind, BatchForm, ChoosesBatches, CorruptsImages, SamplesRollouts
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.records import BadSample, Message, Sample, Split, TextPart
-from lit_vlm.interfaces.roles import SampleEncoder
+from lit_vlm.interfaces.records import BadSample, Sample, Split, TokenCount
+from lit_vlm.interfaces.roles import SampleEncoder, SampleTransform
 
 Samples = Dataset[Sample]
 Batching = Literal["fixed", "length_grouped", "token_budget"]
@@ -32,8 +36,8 @@ class VLMDataModule(LightningDataModule):
     """Serves samples of any dataset, encoded for the model at hand.
 
     A subclass says which samples a split has (``samples``) and which tasks they belong to (``tasks``). Training batches
-    hold prompts with completions, or prompts alone where the module samples completions itself (``SamplesRollouts``);
-    the lengths that batches are put together by are theirs.
+    hold what the module asks for (``ChoosesBatches``): prompts with completions, prompts alone where it samples
+    completions itself, pairs, or graded completions; the lengths that batches are put together by are theirs.
 
     Args:
         encoder: Encodes for the model; the command line fills it in from ``model``.
@@ -42,6 +46,7 @@ class VLMDataModule(LightningDataModule):
         evaluation_batch_size: Samples of a validation, test or predict batch on each rank.
         num_workers: Processes that decode and encode; 0 does so in the training process.
         system_prompt: Put before samples that have no system turn of their own; None adds nothing.
+        transform: Makes the samples that are trained and evaluated on; None takes them as they are.
         batching: How training batches are put together. ``fixed``: ``batch_size`` samples in random order;
             ``length_grouped``: the same number, of similar length; ``token_budget``: as many samples of similar length
             as ``max_batch_tokens`` takes. The last two count the tokens of every sample before training.
@@ -61,6 +66,7 @@ class VLMDataModule(LightningDataModule):
         evaluation_batch_size: int = 32,
         num_workers: int = 2,
         system_prompt: str | None = None,
+        transform: SampleTransform | None = None,
         batching: Batching = "fixed",
         max_batch_tokens: int | None = None,
         bad_samples: BadSamplePolicy = "error",
@@ -78,13 +84,15 @@ class VLMDataModule(LightningDataModule):
         self.evaluation_batch_size = evaluation_batch_size
         self.num_workers = num_workers
         self.system_prompt = system_prompt
+        self.transform = transform
         self.batching: Batching = batching
         self.max_batch_tokens = max_batch_tokens
         self.bad_samples: BadSamplePolicy = bad_samples
         self.bad_samples_limit = bad_samples_limit
         self.prefetch_bytes = prefetch_bytes
         self._ledgers: dict[Split, BadSampleLedger] = {}
-        self._lengths: dict[bool, TokenLengths] = {}
+        self._lengths: dict[BatchForm, TokenLengths] = {}
+        self._transformed: dict[Split, Samples] = {}
         self._arms: TrainingArms | None = None
         self._steering = Steering(self._indices_of_arms)
         self._refused: list[BadSample] = []
@@ -127,11 +135,20 @@ class VLMDataModule(LightningDataModule):
             raise UserError("this DataModule shards by rank itself; set trainer.use_distributed_sampler to false")
         # What stands where may depend on the number of ranks, which the Trainer tells.
         self._arms = None
+        self._transformed = {}
+
+    @property
+    def batch_form(self) -> BatchForm:
+        """What training batches hold: what the module asks for."""
+        module = self._served
+        if isinstance(module, ChoosesBatches):
+            return module.batch_form
+        return "prompts" if isinstance(module, SamplesRollouts) else "completions"
 
     @property
     def serves_prompts(self) -> bool:
         """Whether training batches hold prompts alone, since the module samples completions itself."""
-        return isinstance(self._served, SamplesRollouts)
+        return self.batch_form == "prompts"
 
     def serve(self, module: object) -> None:
         """Names the module that samples are for, where there is no Trainer that knows it."""
@@ -182,12 +199,35 @@ class VLMDataModule(LightningDataModule):
         Raises:
             UserError: As ``samples``.
         """
-        return PreparedSamples(self.samples(split), self.system_prompt)
+        return PreparedSamples(self._made(split), self.system_prompt)
+
+    def pair_batches(self, split: Split) -> Iterator[PreferenceBatch]:
+        """Yields this rank's share of the pairs of a split, in order; of each batch what is bad is left out.
+
+        Raises:
+            UserError: As ``samples``.
+        """
+        rank, world_size = self._rank()
+        size = self.evaluation_batch_size if self.batch_size is None else self.batch_size
+        samples = self.prepared(split)
+        mine = range(rank, len(samples), world_size)
+        loader: BoundedLoader[PreferenceBatch] = BoundedLoader(
+            samples, self._encode_pairs, **self._loader_options(split)
+        )
+        for reading in loader.read([mine[start : start + size] for start in range(0, len(mine), size)]):
+            if reading.fault is not None:
+                raise reading.fault
+            if reading.batch is not None and len(reading.batch):
+                yield reading.batch
+
+    def cache_file(self, name: str) -> Path:
+        """Names the file for what is computed once from the data: in the Trainer's folder, where there are no files."""
+        return Path(self.trainer.default_root_dir if self.trainer else ".") / name
 
     def train_dataloader(self) -> StepLoader:
         """Shuffled training batches, with the label counts of their optimizer step where they have labels."""
         trainer, module = self.trainer, self._served
-        serves_prompts = self.serves_prompts
+        samples_rollouts = isinstance(module, SamplesRollouts)
 
         def limit() -> int | None:
             batches = trainer.num_training_batches if trainer else None
@@ -196,11 +236,11 @@ class VLMDataModule(LightningDataModule):
         plan = self._plan(*self._rank())
         return StepLoader(
             self.prepared("train"),
-            self.encoder.encode_prompts if serves_prompts else self.encoder.encode,
+            self._encode,
             SteeredBatches(plan, self._steering) if isinstance(plan, ShardedBatches) else plan,
             accumulation=lambda: trainer.accumulate_grad_batches if trainer else 1,
             limit=limit,
-            unfinished=lambda: cast(SamplesRollouts, module).unfinished_batches if serves_prompts else 0,
+            unfinished=lambda: cast(SamplesRollouts, module).unfinished_batches if samples_rollouts else 0,
             ledger=self._ledger("train"),
             refused=self._refused,
             **self._loader_options("train"),
@@ -231,6 +271,44 @@ class VLMDataModule(LightningDataModule):
         )
 
     @property
+    def _encode(self) -> Callable[[Sequence[Sample]], TrainingBatch]:
+        """Encodes a training batch, in the form that the module asks for."""
+        match self.batch_form:
+            case "pairs":
+                return self._encode_pairs
+            case "groups":
+                return self.encoder.encode_groups
+            case "prompts":
+                return self.encoder.encode_prompts
+        return self.encoder.encode
+
+    @property
+    def _count(self) -> Callable[[Sample], TokenCount]:
+        """Counts the tokens of what ``_encode`` encodes."""
+        match self.batch_form:
+            case "pairs" | "groups":
+                return self.encoder.count_comparison_tokens
+            case "prompts":
+                return self.encoder.count_prompt_tokens
+        return self.encoder.count_tokens
+
+    @property
+    def _encode_pairs(self) -> Callable[[Sequence[Sample]], PreferenceBatch]:
+        module = self._served
+        return partial(
+            self.encoder.encode_pairs, corrupt=module.corruption if isinstance(module, CorruptsImages) else None
+        )
+
+    def _made(self, split: Split) -> Samples:
+        """The samples of a split as the transform makes them, where there is one."""
+        if self.transform is None:
+            return self.samples(split)
+        if split not in self._transformed:
+            make = ExpandedSamples if split == "train" else EvaluatedSamples
+            self._transformed[split] = make(self.samples(split), self.transform)
+        return self._transformed[split]
+
+    @property
     def _served(self) -> object:
         """The module that samples are for."""
         return self._module if self.trainer is None else self.trainer.lightning_module
@@ -250,21 +328,20 @@ class VLMDataModule(LightningDataModule):
 
     def _token_lengths(self) -> TokenLengths:
         """Tokens of the training samples or of their prompts, counted once."""
-        by_prompt = self.serves_prompts
-        if by_prompt not in self._lengths:
+        form = self.batch_form
+        if form not in self._lengths:
             samples = self.prepared("train")
-            count = self.encoder.count_prompt_tokens if by_prompt else self.encoder.count_tokens
-            lengths = count_lengths(samples, count, num_workers=self.num_workers)
+            lengths = count_lengths(samples, self._count, num_workers=self.num_workers)
             if self.max_batch_tokens is not None:
                 lengths = lengths.limited(self.max_batch_tokens, samples)
             self._refuse(lengths.bad_samples)
-            self._lengths[by_prompt] = lengths
-        return self._lengths[by_prompt]
+            self._lengths[form] = lengths
+        return self._lengths[form]
 
     def _indices_of_arms(self, by: ArmKind) -> Mapping[str, Sequence[int]]:
         """The training samples of each arm, read once."""
         if self._arms is None:
-            self._arms = TrainingArms(self.samples("train"), self._refuse)
+            self._arms = TrainingArms(self._made("train"), self._refuse)
         return self._arms.indices(by)
 
     def _refuse(self, bad_samples: Sequence[BadSample]) -> None:
@@ -289,24 +366,6 @@ class VLMDataModule(LightningDataModule):
             "pin_memory": self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             "seed": stream_seed(_run_seed(), split, self._rank()[0]),
         }
-
-
-class PreparedSamples(Dataset[Sample]):
-    """Puts the system prompt before samples that have none."""
-
-    def __init__(self, samples: Samples, system_prompt: str | None) -> None:
-        self._samples = samples
-        self._system_prompt = system_prompt
-
-    def __len__(self) -> int:
-        return len(self._samples)  # type: ignore[arg-type]
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = self._samples[index]
-        if self._system_prompt is None or any(message.role == "system" for message in sample.messages):
-            return sample
-        system = Message("system", (TextPart(self._system_prompt),))
-        return replace(sample, messages=(system, *sample.messages))
 
 
 def _run_seed() -> int:

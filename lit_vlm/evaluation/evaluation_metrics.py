@@ -11,7 +11,8 @@ from torch import nn
 from torchmetrics import MeanMetric
 
 from lit_vlm.evaluation.exact_match import ExactMatch
-from lit_vlm.interfaces.records import AnswerType, Completion, RewardOutput, TokenScores
+from lit_vlm.interfaces.batches import TokenScores
+from lit_vlm.interfaces.records import AnswerType, Completion, RewardOutput
 
 ALL = "all"
 STRICT = "strict_match"

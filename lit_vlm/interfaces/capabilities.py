@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lit_vlm.interfaces.coefficients import Coefficients
 from lit_vlm.interfaces.records import Completion, RewardOutput, Sample, Split
-from lit_vlm.interfaces.roles import SampleEncoder
+from lit_vlm.interfaces.roles import SampleCorruption, SampleEncoder
 from lit_vlm.interfaces.rollouts import Iteration
 
 COMPLETIONS = "completions"
@@ -56,6 +56,29 @@ class ServesTasks(Protocol):
 
     def train_batches(self, world_size: int) -> int:
         """Counts the training batches of an epoch on each of ``world_size`` ranks."""
+
+
+BatchForm = Literal["completions", "prompts", "pairs", "groups"]
+"""What a training batch holds: prompts with completions (``PromptBatch`` with labels), prompts alone (without labels),
+pairs (``PreferenceBatch``) or graded completions (``GroupBatch``)."""
+
+
+@runtime_checkable
+class ChoosesBatches(Protocol):
+    """Says what its training batches must hold; modules that do not are given prompts with completions."""
+
+    @property
+    def batch_form(self) -> BatchForm:
+        """What they hold."""
+
+
+@runtime_checkable
+class CorruptsImages(Protocol):
+    """Learns from pairs whose images are spoilt in one half."""
+
+    @property
+    def corruption(self) -> SampleCorruption | None:
+        """Spoils the images of pairs that are read a second time; None where none are."""
 
 
 @runtime_checkable

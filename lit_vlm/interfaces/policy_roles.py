@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager
 
 from torch import Tensor
 
+from lit_vlm.interfaces.batches import PromptBatch
 from lit_vlm.interfaces.coefficients import Coefficient
-from lit_vlm.interfaces.records import PromptBatch
 from lit_vlm.interfaces.roles import SampleEncoder
 from lit_vlm.interfaces.rollouts import (
     Advantages,

@@ -6,8 +6,8 @@ Legend: ``B`` rows of a batch, ``L`` padded tokens of a row.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -147,6 +147,37 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """One of several completions of a sample, with what somebody thinks of it."""
+
+    messages: tuple[Message, ...]
+    """What follows the prompt; the assistant's turns are marked ``train``."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Grades by name, such as ``helpfulness`` or ``correct`` (1 for a right answer, 0 for a wrong one)."""
+    model: str = ""
+    """What wrote it."""
+
+    @property
+    def text(self) -> str:
+        """The turns' text, joined."""
+        return "".join(message.text for message in self.messages)
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Two completions of one prompt, of which the first is preferred."""
+
+    chosen: tuple[Message, ...]
+    """What follows the prompt; the assistant's turns are marked ``train``."""
+    rejected: tuple[Message, ...]
+    """Likewise; empty where ``chosen`` is only to be imitated."""
+    prompt: tuple[Message, ...] | None = None
+    """The prompt, where it is not the sample's messages, as in a later step of a trace."""
+    weight: float = 1.0
+    """Factor of the pair's loss, 0 or more."""
+
+
+@dataclass(frozen=True)
 class SampleMeta:
     """Where a sample comes from and what kind it is."""
 
@@ -171,6 +202,10 @@ class Sample:
     videos: tuple[VideoRef, ...] = ()
     answer: Answer | None = None
     meta: SampleMeta = field(default_factory=SampleMeta)
+    candidates: tuple[Candidate, ...] = ()
+    """Completions of ``prompt`` with their grades."""
+    preferences: tuple[Preference, ...] = ()
+    """Pairs to learn from, one for each step where a trace has several; ``prompt`` is theirs unless they say."""
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -206,16 +241,6 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class StepTotals:
-    """Denominators of a loss."""
-
-    labels: int
-    """Tokens that are predicted."""
-    sequences: int
-    """Rows with at least one such token."""
-
-
-@dataclass(frozen=True)
 class TokenCount:
     """Tokens of one encoded sample."""
 
@@ -228,87 +253,6 @@ class TokenCount:
     def total(self) -> int:
         """All tokens of the row."""
         return self.text + self.media
-
-
-@dataclass
-class TokenScores:
-    """What a policy thinks of the label tokens of a batch; one entry a token, ``N`` in all, row by row."""
-
-    log_probs: Tensor
-    """Log-probability of each label token given what precedes it, fp32, in nats; shape ``(N,)``."""
-    rows: Tensor
-    """Row of the batch each token belongs to; shape ``(N,)``."""
-    is_top: Tensor
-    """Whether the label was the likeliest token, bool; shape ``(N,)``."""
-
-
-@dataclass
-class PromptBatch:
-    """Tokens and media of a batch, checked once and carried to every pass.
-
-    Rows are right-padded where ``labels`` are given (teacher forcing), left-padded otherwise (generation).
-    """
-
-    input_ids: Tensor
-    """Token ids, shape ``(B, L)``."""
-    attention_mask: Tensor
-    """1 where a token counts, shape ``(B, L)``."""
-    visual: dict[str, Tensor]
-    """What the family's forward takes for media (pixels, grids, token types); only ``lit_vlm.models`` opens it."""
-    samples: tuple[Sample, ...] = ()
-    """The samples of the rows, in order."""
-    labels: Tensor | None = None
-    """Next-token targets before the shift, ``-100`` where none, shape ``(B, L)``."""
-    step_totals: StepTotals | None = None
-    """Counts over the whole optimizer step, where the loader knows them."""
-    dropped: tuple[BadSample, ...] = ()
-    """Samples left out of this batch."""
-
-    def __len__(self) -> int:
-        return int(self.input_ids.shape[0])
-
-    def count(self) -> StepTotals:
-        """Counts the labels left after the shift by one, and the rows that have any."""
-        if self.labels is None:
-            return StepTotals(labels=0, sequences=0)
-        labelled = self.labels[:, 1:] != IGNORED_LABEL
-        return StepTotals(labels=int(labelled.sum()), sequences=int(labelled.any(dim=1).sum()))
-
-    def _map(self, function: Any) -> PromptBatch:
-        return replace(
-            self,
-            input_ids=function(self.input_ids),
-            attention_mask=function(self.attention_mask),
-            labels=None if self.labels is None else function(self.labels),
-            visual={name: function(tensor) for name, tensor in self.visual.items()},
-        )
-
-    def to(self, *args: Any, **kwargs: Any) -> PromptBatch:
-        """Moves the tensors, as ``Tensor.to`` does; the samples stay where they are."""
-        return self._map(lambda tensor: tensor.to(*args, **kwargs))
-
-    def pin_memory(self) -> PromptBatch:
-        """Pins the tensors for a fast copy to the GPU."""
-        return self._map(lambda tensor: tensor.pin_memory())
-
-
-@dataclass
-class EvaluationBatch:
-    """The same samples twice: with completions for the loss, without for generation. The media are shared."""
-
-    complete: PromptBatch
-    prompts: PromptBatch
-
-    def __len__(self) -> int:
-        return len(self.complete)
-
-    def to(self, *args: Any, **kwargs: Any) -> EvaluationBatch:
-        """Moves the tensors, as ``Tensor.to`` does."""
-        return EvaluationBatch(self.complete.to(*args, **kwargs), self.prompts.to(*args, **kwargs))
-
-    def pin_memory(self) -> EvaluationBatch:
-        """Pins the tensors for a fast copy to the GPU."""
-        return EvaluationBatch(self.complete.pin_memory(), self.prompts.pin_memory())
 
 
 @dataclass(frozen=True)

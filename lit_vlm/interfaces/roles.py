@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor
 
-from lit_vlm.interfaces.records import (
-    Completion,
+from lit_vlm.interfaces.batches import (
     EvaluationBatch,
+    GroupBatch,
+    PreferenceBatch,
     PromptBatch,
-    RewardOutput,
-    Sample,
-    Split,
     StepTotals,
-    TokenCount,
     TokenScores,
 )
-from lit_vlm.interfaces.rollouts import RewardContext
+from lit_vlm.interfaces.coefficients import Coefficient
+from lit_vlm.interfaces.comparisons import GroupScores, PairScores
+from lit_vlm.interfaces.records import Completion, RewardOutput, Sample, Split, TokenCount
+from lit_vlm.interfaces.rollouts import Loss, RewardContext
 
 
 class TaskGenerator(ABC):
@@ -62,6 +62,22 @@ class SampleEncoder(ABC):
         """Encodes both forms, decoding each image once."""
 
     @abstractmethod
+    def encode_pairs(self, samples: Sequence[Sample], corrupt: SampleCorruption | None = None) -> PreferenceBatch:
+        """Encodes the preferences of samples, each prompt once; of no samples a batch without pairs.
+
+        Args:
+            samples: Samples with preferences.
+            corrupt: Spoils the images that the chosen completion is to be read behind a second time; None for none.
+        """
+
+    @abstractmethod
+    def encode_groups(self, samples: Sequence[Sample]) -> GroupBatch:
+        """Encodes the candidates of samples and the completion to imitate; of no samples a batch without prompts.
+
+        A candidate's score is its ``correct``; the completion to imitate is the last assistant turn.
+        """
+
+    @abstractmethod
     def describe_prompt(self, sample: Sample) -> str:
         """Renders a prompt as the model reads it, each medium as one placeholder."""
 
@@ -74,12 +90,103 @@ class SampleEncoder(ABC):
         """Counts the tokens of a prompt as ``encode_prompts`` makes it; pixels are not decoded where possible."""
 
     @abstractmethod
+    def count_comparison_tokens(self, sample: Sample) -> TokenCount:
+        """Counts the tokens of a sample's prompts and of all completions that are compared, each once.
+
+        Preferences count where there are any, candidates otherwise.
+        """
+
+    @abstractmethod
     def tokenise(self, text: str) -> list[int]:
         """Turns a run of text into ids, without special tokens around it."""
 
     @abstractmethod
     def decode(self, token_ids: Sequence[int]) -> str:
         """Turns completion ids into text, without special tokens."""
+
+
+class SampleTransform(ABC):
+    """Makes training samples of a sample: pairs of its candidates, another prompt, the best of what was sampled."""
+
+    @abstractmethod
+    def __call__(self, sample: Sample) -> Sequence[Sample]:
+        """Returns what to train on instead of a sample: none, one or several, by a pure function of it.
+
+        Raises:
+            BadSampleError: The sample lacks what this needs.
+        """
+
+    def for_evaluation(self, sample: Sample) -> Sample:
+        """Returns what to validate and test on instead of a sample; the same one where nothing else is said.
+
+        Raises:
+            BadSampleError: The sample lacks what this needs.
+        """
+        return sample
+
+
+class SampleCorruption(ABC):
+    """Spoils the images of a sample, leaving their sizes, so that a prompt keeps its length."""
+
+    @abstractmethod
+    def __call__(self, sample: Sample) -> Sample:
+        """Returns the sample with spoilt images: a pure function of the settings and the sample.
+
+        Raises:
+            BadSampleError: An image cannot be decoded.
+        """
+
+
+class PreferenceObjective(ABC):
+    """Turns the log-probabilities of pairs into a loss."""
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether it compares with a reference."""
+        return True
+
+    @property
+    def needs_corrupted(self) -> bool:
+        """Whether it asks for the chosen completions behind corrupted images."""
+        return False
+
+    def coefficients(self) -> dict[str, Coefficient]:
+        """Declares the numbers that callbacks may turn, by name."""
+        return {}
+
+    @abstractmethod
+    def __call__(self, scores: PairScores, totals: StepTotals, coefficients: Mapping[str, float]) -> Loss:
+        """Computes this micro-batch's share of the loss over ``totals``.
+
+        Args:
+            scores: The pairs of one micro-batch on one rank.
+            totals: Counts over everything the loss is a mean of: tokens of chosen completions, and samples.
+            coefficients: Present values of what ``coefficients`` declares.
+
+        Returns:
+            The share, and for the log sums over pairs, which are divided by ``totals.sequences``.
+        """
+
+
+class GroupObjective(ABC):
+    """Turns the log-probabilities of graded completions into a loss."""
+
+    def coefficients(self) -> dict[str, Coefficient]:
+        """Declares the numbers that callbacks may turn, by name."""
+        return {}
+
+    @abstractmethod
+    def __call__(self, scores: GroupScores, totals: StepTotals, coefficients: Mapping[str, float]) -> Loss:
+        """Computes this micro-batch's share of the loss over ``totals``.
+
+        Args:
+            scores: The groups of one micro-batch on one rank.
+            totals: Counts over everything the loss is a mean of: tokens that are imitated, and groups.
+            coefficients: Present values of what ``coefficients`` declares.
+
+        Returns:
+            The share, and for the log sums over groups, which are divided by ``totals.sequences``.
+        """
 
 
 class SupervisedObjective(ABC):

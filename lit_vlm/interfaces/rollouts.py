@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from lit_vlm.interfaces.records import Completion, PromptBatch
+from lit_vlm.interfaces.batches import PromptBatch
+from lit_vlm.interfaces.records import Completion
 
 SumOverRanks = Callable[[Tensor], Tensor]
 """Adds a tensor up over all ranks; the identity where there is one rank."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 
@@ -13,10 +14,12 @@ from torch import nn
 def without_adapter(model: nn.Module) -> Iterator[None]:
     """Opens a context in which the layers of a model compute without their adapters.
 
+    Parts that are trained in full beside an adapter compute with the weights that they had before.
+
     Args:
         model: A model with an adapter; what trains is as before at the end.
     """
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    layers = [module for module in model.modules() if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))]
     trained = {name: value.requires_grad for name, value in model.named_parameters()}
     for layer in layers:
         layer.enable_adapters(False)

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_vlm.interfaces.batches import PromptBatch
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.records import PromptBatch
 from lit_vlm.models.media_features import MediaFeatures, encode_media
 from lit_vlm.models.positions import following_positions, token_positions
 from lit_vlm.models.prompt_rows import TOKEN_TYPES, select_prompts

@@ -1,6 +1,6 @@
-"""Log-probabilities of completions, given their prompts. Logits are made for completion tokens only.
+"""Log-probabilities and features of completions, given their prompts. Logits are made for completion tokens only.
 
-Legend: ``P`` prompts, ``B`` completions, ``T`` tokens of the longest completion.
+Legend: ``P`` prompts, ``B`` completions, ``T`` tokens of the longest completion, ``H`` hidden width.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lit_vlm.functional.chunked_log_probs import DEFAULT_CHUNK_TOKENS, chunked_distributions
-from lit_vlm.interfaces.records import PromptBatch
+from lit_vlm.interfaces.batches import PromptBatch
 from lit_vlm.models.completion_passes import Continuations, naive_states, shared_states
 from lit_vlm.models.media_features import MediaFeatures
 from lit_vlm.models.prefix_sharing import decide_sharing
@@ -94,6 +94,44 @@ def score_rollouts(
     if entropies is not None and found.entropies is not None:
         entropies = entropies.masked_scatter(mask != 0, found.entropies)
     return CompletionScores(log_probs, entropies)
+
+
+@torch.no_grad()
+def completion_features(
+    policy: VisionLanguageModel,
+    prompts: PromptBatch,
+    token_ids: Tensor,
+    mask: Tensor,
+    prompt_of: Tensor,
+    *,
+    media: MediaFeatures | None = None,
+    prefix: PrefixPass = "shared",
+) -> Tensor:
+    """Sums up each completion in the last hidden state at its last token, without a graph.
+
+    Args:
+        policy: The model.
+        prompts: As for ``score_rollouts``.
+        token_ids: Likewise.
+        mask: Likewise; a completion without tokens is summed up at the last token of its prompt.
+        prompt_of: Likewise.
+        media: Likewise.
+        prefix: Likewise.
+
+    Returns:
+        States in fp32, shape ``(B, H)``.
+    """
+    _check(policy, prompts, token_ids, mask, prompt_of, media)
+    if not len(mask):
+        return torch.zeros(0, policy.hidden_width, device=mask.device)
+    # Passes give the states that tokens are predicted from: one more token shows the state at the last.
+    lengths = mask.sum(1)
+    longest = int(lengths.max()) + 1
+    padding = token_ids.new_full((len(token_ids), 1), policy.padding_id)
+    longer_ids = torch.cat([token_ids, padding], 1)[:, :longest]
+    longer_mask = (torch.arange(longest, device=mask.device) <= lengths[:, None]).to(mask.dtype)
+    given = Continuations.of_prompts(policy.model, prompts, longer_ids, longer_mask, prompt_of, media)
+    return _states(policy, given, prefix)[longer_mask.sum(1).cumsum(0) - 1].float()
 
 
 def _states(policy: VisionLanguageModel, given: Continuations, prefix: PrefixPass) -> Tensor:

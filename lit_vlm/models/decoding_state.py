@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_vlm.interfaces.batches import PromptBatch
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.policy_roles import DecodingState
-from lit_vlm.interfaces.records import PromptBatch
 from lit_vlm.models.growing_cache import can_reorder, growing_cache, keep_rows, repeat_rows
 from lit_vlm.models.media_features import MediaFeatures
 from lit_vlm.models.positions import following_positions, token_positions

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from lit_vlm.interfaces.batches import PromptBatch
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.records import PromptBatch
 from lit_vlm.models.completion_passes import Continuations, naive_states
 from lit_vlm.models.decoding_state import begin_rows
 from lit_vlm.models.prefix_sharing import COARSE_TOLERANCE, TOLERANCE, is_verified

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_vlm.interfaces.records import PromptBatch
+from lit_vlm.interfaces.batches import PromptBatch
 
 
 def token_positions(model: Any, batch: PromptBatch) -> Tensor:

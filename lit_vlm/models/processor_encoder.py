@@ -8,60 +8,28 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 
 from lit_vlm.functional.media import open_image, open_video
+from lit_vlm.interfaces.batches import EvaluationBatch, GroupBatch, PreferenceBatch, PromptBatch
 from lit_vlm.interfaces.errors import BadSampleError, UserError
-from lit_vlm.interfaces.records import (
-    IGNORED_LABEL,
-    BadSample,
-    EvaluationBatch,
-    PromptBatch,
-    Sample,
-    TokenCount,
-)
-from lit_vlm.interfaces.roles import SampleEncoder
+from lit_vlm.interfaces.records import IGNORED_LABEL, BadSample, Sample, TokenCount
+from lit_vlm.interfaces.roles import SampleCorruption, SampleEncoder
+from lit_vlm.models import comparison_encoding
 from lit_vlm.models.conversation import ConversationRenderer, Segment, origin_of
 from lit_vlm.models.expected_text import expected_text
 from lit_vlm.models.families.discovery import family_of
 from lit_vlm.models.families.family import Family, MediaCounts, Run, Visual
+from lit_vlm.models.token_row import TokenRow
 
 TOKEN_KEYS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 DECODED_AT_ONCE = 1 << 24
 """Pixels of a batch that are held decoded before they are processed; the last medium may exceed it."""
 Cut = Callable[[Sample], list[Segment]]
 _Processed = tuple[list[int], list[int], dict[str, Any]]
-
-
-@dataclass
-class _Row:
-    """One encoded sample before padding."""
-
-    ids: list[int] = field(default_factory=list)
-    trained: list[bool] = field(default_factory=list)
-    media_types: list[int] = field(default_factory=list)
-    """0 text, 1 image, 2 video; one a token."""
-    completion_start: int | None = None
-    """Where the last trained segment begins."""
-    outputs: list[dict[str, Any]] = field(default_factory=list)
-    """What the processor gave for each segment with media."""
-
-    def add(self, ids: list[int], media_types: list[int], trained: bool) -> None:
-        """Appends a segment."""
-        if trained:
-            self.completion_start = len(self.ids)
-        self.ids.extend(ids)
-        self.media_types.extend(media_types)
-        self.trained.extend([trained] * len(ids))
-
-    def prompt(self) -> _Row:
-        """The part before the last completion."""
-        end = self.completion_start
-        return _Row(self.ids[:end], self.trained[:end], self.media_types[:end], outputs=self.outputs)
 
 
 class ProcessorEncoder(SampleEncoder):
@@ -80,6 +48,8 @@ class ProcessorEncoder(SampleEncoder):
         self.max_tokens = max_tokens
         self._way_to_room = "raise model.max_tokens"
         self.max_video_frames = max_video_frames
+        self.names_completions = False
+        """Whether completions that are compared are named by a hash of all that the model reads of them."""
         self._text_only = processor is self.tokenizer
         self.family = Family() if self._text_only else family_of(processor)
         self._placeholders = MediaCounts(-1, -1) if self._text_only else self.family.placeholder_ids(processor)
@@ -90,7 +60,7 @@ class ProcessorEncoder(SampleEncoder):
         self._runs = re.compile(r"({})\1+".format("|".join(map(re.escape, self._media_tokens))))
         # A composite processor's template wins; text-only checkpoints keep theirs in the tokenizer.
         owner = processor if getattr(processor, "chat_template", None) else self.tokenizer
-        self._renderer = ConversationRenderer(
+        self.renderer = ConversationRenderer(
             owner,
             self.tokenizer,
             [] if self._text_only else self.family.control_tokens(processor),
@@ -108,7 +78,13 @@ class ProcessorEncoder(SampleEncoder):
 
     def tokenise(self, text: str) -> list[int]:
         """Turns a run of text into ids, without special tokens around it."""
-        return self._tokenise([text])[0]
+        return self.tokenise_all([text])[0]
+
+    def tokenise_all(self, texts: list[str]) -> list[list[int]]:
+        """Turns several runs of text into ids, likewise."""
+        # Templates write their own first token where a family has one.
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Turns completion ids into text, without special tokens."""
@@ -116,7 +92,7 @@ class ProcessorEncoder(SampleEncoder):
 
     def describe_prompt(self, sample: Sample) -> str:
         """Renders a prompt as the model reads it, before placeholders are multiplied."""
-        return self._renderer.prompt_segments(sample)[0].text
+        return self.renderer.prompt_segments(sample)[0].text
 
     def encode(self, samples: Sequence[Sample]) -> PromptBatch:
         """Encodes prompts with their completions, right-padded, with labels on trained assistant turns only.
@@ -125,7 +101,7 @@ class ProcessorEncoder(SampleEncoder):
             BadSampleError: A medium cannot be decoded, its placeholders do not match its features, or the chat template
                 cannot be cut into turns.
         """
-        rows = self._rows(samples, self._renderer.segments)
+        rows = self._rows(samples, self.renderer.segments)
         reasons = [self._reason_to_drop(row) for row in rows]
         dropped = tuple(
             BadSample(origin_of(sample), reason)
@@ -134,7 +110,7 @@ class ProcessorEncoder(SampleEncoder):
         )
         kept = [index for index, reason in enumerate(reasons) if reason is None]
         samples = [samples[index] for index in kept]
-        rows = [rows[index] for index in kept] or [_Row([self.padding_id], [False], [0])]
+        rows = [rows[index] for index in kept] or [TokenRow([self.padding_id], [False], [0])]
         for row in rows:
             for values in (row.ids, row.trained, row.media_types):
                 del values[self.max_tokens :]
@@ -148,11 +124,23 @@ class ProcessorEncoder(SampleEncoder):
         Raises:
             BadSampleError: A prompt is longer than ``max_tokens``, or cannot be encoded.
         """
-        if not samples:
-            nothing = torch.zeros(0, 0, dtype=torch.long)
-            return PromptBatch(nothing, nothing, {})
-        rows = self._rows(samples, self._renderer.prompt_segments)
+        return self.pad_prompts(self.prompt_rows(samples), samples)
+
+    def prompt_rows(self, samples: Sequence[Sample]) -> list[TokenRow]:
+        """Encodes the prompts alone, without padding."""
+        return self._rows(samples, self.renderer.prompt_segments)
+
+    def pad_prompts(self, rows: list[TokenRow], samples: Sequence[Sample]) -> PromptBatch:
+        """Puts encoded prompts into a batch, as ``encode_prompts`` does."""
         return self._pad_prompts(rows, self._visual(rows), samples)
+
+    def encode_pairs(self, samples: Sequence[Sample], corrupt: SampleCorruption | None = None) -> PreferenceBatch:
+        """Encodes the preferences of samples, each prompt once; see ``comparison_encoding.encode_pairs``."""
+        return comparison_encoding.encode_pairs(self, samples, corrupt)
+
+    def encode_groups(self, samples: Sequence[Sample]) -> GroupBatch:
+        """Encodes the candidates of samples, each prompt once; see ``comparison_encoding.encode_groups``."""
+        return comparison_encoding.encode_groups(self, samples)
 
     def leave_room(self, context: int, completion: int) -> None:
         """Lowers the longest prompt to what a completion leaves of the model's context.
@@ -173,9 +161,11 @@ class ProcessorEncoder(SampleEncoder):
         """
         rows = self._rows(samples, self._evaluation_segments)
         visual = self._visual(rows)
+        paired = [sample for sample in samples if sample.preferences]
         return EvaluationBatch(
             complete=self._pad(rows, visual, samples, left=False),
             prompts=self._pad_prompts([row.prompt() for row in rows], visual, samples),
+            pairs=self.encode_pairs(paired) if paired else None,
         )
 
     def count_tokens(self, sample: Sample) -> TokenCount:
@@ -187,7 +177,7 @@ class ProcessorEncoder(SampleEncoder):
         Raises:
             BadSampleError: The sample cannot be encoded.
         """
-        return self._count(sample, self._renderer.segments(sample))
+        return self._count(sample, self.renderer.segments(sample))
 
     def count_prompt_tokens(self, sample: Sample) -> TokenCount:
         """Counts the tokens of a prompt as ``encode_prompts`` makes it, likewise.
@@ -195,7 +185,11 @@ class ProcessorEncoder(SampleEncoder):
         Raises:
             BadSampleError: The sample cannot be encoded.
         """
-        return self._count(sample, self._renderer.prompt_segments(sample))
+        return self._count(sample, self.renderer.prompt_segments(sample))
+
+    def count_comparison_tokens(self, sample: Sample) -> TokenCount:
+        """Counts the tokens of a sample's prompts and of the completions that are compared, each once."""
+        return comparison_encoding.count_comparison_tokens(self, sample)
 
     def _count(self, sample: Sample, segments: Sequence[Segment]) -> TokenCount:
         in_row = sum(len(segment.images) for segment in segments)
@@ -212,7 +206,7 @@ class ProcessorEncoder(SampleEncoder):
                 text, media = text + len(types) - placeholders, media + placeholders
             else:
                 # Special tokens split text, so that a run of placeholders need not be tokenised to be counted.
-                ids = self._tokenise([self._runs.sub(r"\1", written)])[0]
+                ids = self.tokenise_all([self._runs.sub(r"\1", written)])[0]
                 text += sum(token_id not in self.media_token_ids for token_id in ids)
                 media += sum(written.count(token) for token in self._media_tokens)
         return TokenCount(text, media)
@@ -225,9 +219,12 @@ class ProcessorEncoder(SampleEncoder):
 
     def _evaluation_segments(self, sample: Sample) -> list[Segment]:
         answered = sample.messages[-1].role == "assistant" and sample.messages[-1].train
-        return self._renderer.segments(sample) if answered else self._renderer.prompt_segments(sample)
+        return self.renderer.segments(sample) if answered else self.renderer.prompt_segments(sample)
 
-    def _pad_prompts(self, rows: list[_Row], visual: Visual, samples: Sequence[Sample]) -> PromptBatch:
+    def _pad_prompts(self, rows: list[TokenRow], visual: Visual, samples: Sequence[Sample]) -> PromptBatch:
+        if not samples:
+            nothing = torch.zeros(0, 0, dtype=torch.long)
+            return PromptBatch(nothing, nothing, {})
         for row, sample in zip(rows, samples, strict=True):
             if len(row.ids) > self.max_tokens:
                 raise BadSampleError(
@@ -239,22 +236,22 @@ class ProcessorEncoder(SampleEncoder):
         batch.labels = None
         return batch
 
-    def _reason_to_drop(self, row: _Row) -> str | None:
+    def _reason_to_drop(self, row: TokenRow) -> str | None:
         if not any(row.trained[1 : self.max_tokens]):
             return f"no completion is left within {self.max_tokens} tokens; raise model.max_tokens or lower the pixels"
         if any(row.media_types[self.max_tokens :]):
             return f"its media go beyond {self.max_tokens} tokens; raise model.max_tokens or lower the pixels"
         return None
 
-    def _rows(self, samples: Sequence[Sample], cut: Cut) -> list[_Row]:
+    def _rows(self, samples: Sequence[Sample], cut: Cut) -> list[TokenRow]:
         """Tokenises every segment, media segments through the processor and the rest through the tokenizer."""
         cuts = [cut(sample) for sample in samples]
         texts = [segment.text for segments in cuts for segment in segments if not _shows_media(segment)]
-        tokenised = iter(self._tokenise(texts) if texts else [])
+        tokenised = iter(self.tokenise_all(texts) if texts else [])
         processed = self._process_media(samples, cuts)
         rows = []
         for segments in cuts:
-            row = _Row()
+            row = TokenRow()
             for segment in segments:
                 if _shows_media(segment):
                     ids, types, output = next(processed)
@@ -265,11 +262,6 @@ class ProcessorEncoder(SampleEncoder):
                 row.add(ids, types, segment.trained)
             rows.append(row)
         return rows
-
-    def _tokenise(self, texts: list[str]) -> list[list[int]]:
-        # Templates write their own first token where a family has one.
-        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return ids
 
     def _process_media(self, samples: Sequence[Sample], cuts: Sequence[Sequence[Segment]]) -> Iterator[_Processed]:
         """Encodes all segments with media, in order, several in one go since a call of a processor takes its time.
@@ -352,7 +344,7 @@ class ProcessorEncoder(SampleEncoder):
             name: torch.as_tensor(value) for name, value in output.items() if name in names and name not in TOKEN_KEYS
         }
 
-    def _visual(self, rows: list[_Row]) -> Visual:
+    def _visual(self, rows: list[TokenRow]) -> Visual:
         """Puts the media of a batch together, with the name of the token types, whose values padding fills in."""
         if self._text_only:
             return {}
@@ -362,7 +354,7 @@ class ProcessorEncoder(SampleEncoder):
             visual[token_types] = torch.empty(0)
         return visual
 
-    def _pad(self, rows: list[_Row], visual: Visual, samples: Sequence[Sample], *, left: bool) -> PromptBatch:
+    def _pad(self, rows: list[TokenRow], visual: Visual, samples: Sequence[Sample], *, left: bool) -> PromptBatch:
         length = max(len(row.ids) for row in rows)
         input_ids = torch.full((len(rows), length), self.padding_id)
         attention_mask = torch.zeros_like(input_ids)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_vlm.interfaces.records import PromptBatch
+from lit_vlm.interfaces.batches import PromptBatch
 
 TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
 """Inputs that tell the kind of each token; the others are media."""

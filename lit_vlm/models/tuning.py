@@ -55,10 +55,19 @@ def trained_parts(model: nn.Module, parts: PartModules) -> frozenset[Part]:
     return frozenset(part_of(name, parts) for name, value in model.named_parameters() if value.requires_grad)
 
 
-def set_training_mode(model: nn.Module, parts: PartModules, trained: Collection[Part]) -> None:
-    """Puts trained parts into training mode and frozen ones, with their dropout, into evaluation mode."""
+def set_training_mode(model: nn.Module, parts: PartModules, trained: Collection[Part], *, dropout: bool = True) -> None:
+    """Puts trained parts into training mode and frozen ones, with their dropout, into evaluation mode.
+
+    Args:
+        model: The Hugging Face model.
+        parts: The modules of each part.
+        trained: The parts that train.
+        dropout: Where false, all parts are in evaluation mode, so that nothing is left out at random.
+    """
+    if not dropout:
+        model.eval()
     for name, part in _outer_first(parts):
-        model.get_submodule(name).train(part in trained)
+        model.get_submodule(name).train(dropout and part in trained)
     for module in model.modules():
         # Layers checkpoint in training mode only; this flag of a frozen layer does not reach its dropout.
         if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from lit_vlm.functional.chunked_log_probs import DEFAULT_CHUNK_TOKENS, chunked_log_probs
+from lit_vlm.interfaces.batches import PromptBatch, TokenScores
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.policy_roles import GeneratingPolicy
-from lit_vlm.interfaces.records import IGNORED_LABEL, PromptBatch, TokenScores
+from lit_vlm.interfaces.records import IGNORED_LABEL
 from lit_vlm.models.adapters import has_adapter, save_adapter
-from lit_vlm.models.completion_scoring import CompletionScores, score_rollouts
+from lit_vlm.models.completion_scoring import CompletionScores, completion_features, score_rollouts
 from lit_vlm.models.decoding_state import CachedRows, begin_rows
 from lit_vlm.models.decoding_trial import must_repeat_prompts
 from lit_vlm.models.generating import any_of_all_ranks, context_tokens, end_token_ids, evaluating, is_sharded
@@ -91,6 +92,8 @@ class VisionLanguageModel(nn.Module, GeneratingPolicy):
         self.padding_id = padding_id
         self.shares_prompts: bool | None = None
         """Whether completions of a prompt share its computation; decided where it is first asked for."""
+        self.dropout = True
+        """Whether parts that train leave activations out at random, where their configuration says so."""
         self._repeats_prompts: bool | None = None
         self._is_sharded: bool | None = None
 
@@ -98,6 +101,11 @@ class VisionLanguageModel(nn.Module, GeneratingPolicy):
     def vocabulary_size(self) -> int:
         """Rows of the output embedding, ``V``."""
         return int(self.model.get_output_embeddings().weight.shape[0])
+
+    @property
+    def hidden_width(self) -> int:
+        """Numbers of a hidden state, ``H``."""
+        return int(self.model.config.get_text_config().hidden_size)
 
     def part_of(self, name: str) -> Part:
         """Tells which part a parameter of this module belongs to."""
@@ -107,7 +115,7 @@ class VisionLanguageModel(nn.Module, GeneratingPolicy):
         """Sets the mode of the parts that train; frozen ones stay in evaluation mode, without dropout."""
         super().train(mode)
         if mode:
-            set_training_mode(self.model, self.parts, self.trained_parts)
+            set_training_mode(self.model, self.parts, self.trained_parts, dropout=self.dropout)
         return self
 
     def vision_parameters(self) -> Iterator[nn.Parameter]:
@@ -247,6 +255,12 @@ class VisionLanguageModel(nn.Module, GeneratingPolicy):
     ) -> CompletionScores:
         """Scores completions of prompts, token by token; see ``completion_scoring.score_rollouts``."""
         return score_rollouts(self, prompts, token_ids, mask, prompt_of, **options)
+
+    def completion_features(
+        self, prompts: PromptBatch, token_ids: Tensor, mask: Tensor, prompt_of: Tensor, **options: Any
+    ) -> Tensor:
+        """Sums up each completion in one state, shape ``(B, H)``; see ``completion_scoring.completion_features``."""
+        return completion_features(self, prompts, token_ids, mask, prompt_of, **options)
 
     @torch.no_grad()
     def score_completions(self, prompts: PromptBatch, completions: list[list[int]]) -> Tensor:

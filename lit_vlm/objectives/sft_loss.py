@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_vlm.interfaces.records import StepTotals, TokenScores
+from lit_vlm.interfaces.batches import StepTotals, TokenScores
 from lit_vlm.interfaces.roles import SupervisedObjective
 
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lit_vlm.advantages.group_filter import GroupFilter
+from lit_vlm.interfaces.batches import PromptBatch
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.records import PromptBatch, Sample
+from lit_vlm.interfaces.records import Sample
 from lit_vlm.interfaces.rollouts import Rewards, Rollouts, SumOverRanks
 
 Uninformative = Literal["keep", "drop", "resample"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from lit_vlm.advantages.group_relative import GroupRelative
+from lit_vlm.interfaces.batches import PromptBatch
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.policy_roles import AdvantageEstimator, PolicyObjective, RolloutEngine
-from lit_vlm.interfaces.records import PromptBatch
 from lit_vlm.interfaces.roles import Reward
 from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.vision_language_model import GenerationSettings

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lit_vlm.interfaces.batches import PromptBatch
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.policy_roles import DecodingState, GeneratingPolicy, RolloutEngine
-from lit_vlm.interfaces.records import Answer, Completion, PromptBatch, Verdict
+from lit_vlm.interfaces.records import Answer, Completion, Verdict
 from lit_vlm.interfaces.roles import SampleEncoder
 from lit_vlm.interfaces.rollouts import Rollouts
 from lit_vlm.parsing.answers import check_answer

@@ -5,7 +5,8 @@ import threading
 import torch
 
 from lit_vlm.functional.groups import weighted_total
-from lit_vlm.interfaces.records import Completion, PromptBatch, Sample, user_message
+from lit_vlm.interfaces.batches import PromptBatch
+from lit_vlm.interfaces.records import Completion, Sample, user_message
 from lit_vlm.interfaces.rollouts import Rewards, Rollouts
 
 

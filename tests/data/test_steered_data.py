@@ -9,10 +9,11 @@ from lightning import Callback, LightningModule, Trainer
 from torch.utils.data import Dataset
 
 from lit_vlm.data.vlm_data_module import VLMDataModule
+from lit_vlm.interfaces.batches import PromptBatch
 from lit_vlm.interfaces.capabilities import SamplesRollouts, SteeredData
 from lit_vlm.interfaces.coefficients import Coefficients
 from lit_vlm.interfaces.errors import BadSampleError, UserError
-from lit_vlm.interfaces.records import BadSample, PromptBatch, Sample, SampleMeta, TokenCount, user_message
+from lit_vlm.interfaces.records import BadSample, Sample, SampleMeta, TokenCount, user_message
 from lit_vlm.interfaces.roles import SampleEncoder
 
 pytestmark = pytest.mark.filterwarnings(
@@ -69,6 +70,8 @@ class LineEncoder(SampleEncoder):
 
     def count_prompt_tokens(self, sample):
         return TokenCount(LIMIT + 1 if sample.id == str(LONG) else 1 + int(sample.id), 0)
+
+    encode_pairs = encode_groups = count_comparison_tokens = None
 
     def tokenise(self, text):
         return []

@@ -5,17 +5,9 @@ import torch
 from torch.utils.data import Dataset
 
 from lit_vlm.data.vlm_data_module import VLMDataModule
+from lit_vlm.interfaces.batches import EvaluationBatch, PromptBatch
 from lit_vlm.interfaces.errors import BadSampleError, TooManyBadSamplesError, UserError
-from lit_vlm.interfaces.records import (
-    EvaluationBatch,
-    Message,
-    PromptBatch,
-    Sample,
-    SampleMeta,
-    TextPart,
-    TokenCount,
-    user_message,
-)
+from lit_vlm.interfaces.records import Message, Sample, SampleMeta, TextPart, TokenCount, user_message
 from lit_vlm.interfaces.roles import SampleEncoder
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -138,6 +130,8 @@ class LineEncoder(SampleEncoder):
 
     def count_prompt_tokens(self, sample):
         raise NotImplementedError("this is a test of completions")
+
+    encode_pairs = encode_groups = count_comparison_tokens = None
 
     def tokenise(self, text):
         return []

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from lit_vlm.evaluation.evaluation_metrics import EvaluationMetrics
-from lit_vlm.interfaces.records import Answer, Completion, RewardOutput, SampleMeta, TokenScores, Verdict
+from lit_vlm.interfaces.batches import TokenScores
+from lit_vlm.interfaces.records import Answer, Completion, RewardOutput, SampleMeta, Verdict
 
 
 @pytest.fixture

@@ -1,14 +1,12 @@
 import pytest
 import torch
 
+from lit_vlm.interfaces.batches import EvaluationBatch, PromptBatch, StepTotals
 from lit_vlm.interfaces.records import (
     Completion,
-    EvaluationBatch,
     MediaRef,
-    PromptBatch,
     RewardOutput,
     Sample,
-    StepTotals,
     Verdict,
     VideoRef,
     assistant_message,

@@ -1,6 +1,7 @@
 import torch
 
-from lit_vlm.interfaces.records import Completion, PromptBatch, Sample, user_message
+from lit_vlm.interfaces.batches import PromptBatch
+from lit_vlm.interfaces.records import Completion, Sample, user_message
 from lit_vlm.interfaces.rollouts import Rollouts
 
 

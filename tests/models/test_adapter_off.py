@@ -36,3 +36,23 @@ def test_the_adapter_is_on_again_after_a_fault(random_tiny_folder, random_tiny_e
         pass
     assert [value.requires_grad for value in policy.parameters()] == trained
     assert not any(module.disable_adapters for module in policy.modules() if isinstance(module, LoraLayer))
+
+
+def test_parts_that_train_in_full_beside_an_adapter_are_as_before_too(
+    random_tiny_folder, random_tiny_encoder, make_sample
+):
+    base = Backbone(str(random_tiny_folder)).load_model(random_tiny_encoder)
+    settings = AdapterSettings(rank=4, train_in_full=("projector",))
+    policy = Backbone(str(random_tiny_folder), adapter=settings).load_model(random_tiny_encoder)
+    trained = [value.requires_grad for value in policy.parameters()]
+    with torch.no_grad():
+        for value in policy.parameters():
+            if value.requires_grad:
+                value.normal_()
+    batch = random_tiny_encoder.encode([make_sample("i see 7.", "7")])
+    with base.decoding():
+        expected = base.score(batch).log_probs
+    with policy.decoding(), without_adapter(policy):
+        found = policy.score(batch).log_probs
+    assert torch.equal(found, expected)
+    assert [value.requires_grad for value in policy.parameters()] == trained

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from lit_vlm.interfaces.batches import PromptBatch
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.records import PromptBatch
 from lit_vlm.models.completion_passes import Continuations, naive_states, shared_states
 
 

@@ -5,10 +5,10 @@ import torch
 
 from lit_vlm.functional.chunked_log_probs import token_log_probs
 from lit_vlm.functional.token_micro_batches import token_micro_batches
-from lit_vlm.interfaces.records import PromptBatch
+from lit_vlm.interfaces.batches import PromptBatch
 from lit_vlm.models.adapters import AdapterSettings
 from lit_vlm.models.backbone import Backbone
-from lit_vlm.models.prompt_rows import TOKEN_TYPES
+from lit_vlm.models.prompt_rows import TOKEN_TYPES, select_prompts
 from lit_vlm.models.quantisation import QuantisationSettings
 from lit_vlm.models.vision_language_model import GenerationSettings
 from tests.models.families.test_contract import samples_of
@@ -294,3 +294,33 @@ def test_text_alone_is_shared_by_models_that_see(family, loaded):
     given = completions(policy, prompts, [4])
     naive, shared = both_passes(policy, prompts, given)
     assert_alike(shared, naive)
+
+
+@pytest.mark.parametrize("prefix", ["shared", "naive"])
+def test_features_are_the_states_at_the_last_tokens_of_rows_written_out(tiny, prefix):
+    policy, prompts, (token_ids, mask, prompt_of) = tiny()
+    token_ids[1], mask[1] = policy.padding_id, 0  # summed up where its prompt ends
+    found = policy.completion_features(prompts, token_ids, mask, prompt_of, prefix=prefix)
+    assert found.shape == (len(mask), policy.model.get_output_embeddings().weight.shape[1])
+    assert found.dtype == torch.float32
+    assert not found.requires_grad
+    for row, owner in enumerate(prompt_of.tolist()):
+        repeated = select_prompts(policy.model, prompts, torch.tensor([owner]))
+        ids = token_ids[row, : int(mask[row].sum())][None]
+        visual = {
+            name: torch.cat([tensor, torch.zeros_like(ids)], 1) if name in TOKEN_TYPES else tensor
+            for name, tensor in repeated.visual.items()
+        }
+        written_out = PromptBatch(
+            torch.cat([repeated.input_ids, ids], 1),
+            torch.cat([repeated.attention_mask, torch.ones_like(ids)], 1),
+            visual,
+        )
+        expected = policy.hidden_states(written_out)[0, -1]
+        torch.testing.assert_close(found[row], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_no_completion_has_no_features(tiny):
+    policy, prompts, given = tiny()
+    found = policy.completion_features(prompts, *(tensor[:0] for tensor in given))
+    assert found.shape == policy.completion_features(prompts, *given)[:0].shape

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lit_vlm.interfaces.records import PromptBatch
+from lit_vlm.interfaces.batches import PromptBatch
 from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.prompt_rows import select_prompts
 from tests.models.families.test_contract import samples_of

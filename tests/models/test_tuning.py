@@ -55,6 +55,22 @@ def test_the_dropout_of_a_frozen_part_is_off(load, random_tiny_encoder, image_sa
     assert not differ(frozen)
 
 
+def test_dropout_is_off_where_it_is_not_wanted(load, random_tiny_encoder, image_sample):
+    batch = random_tiny_encoder.encode([image_sample])
+    model = load(gradient_checkpointing=True)
+    for module in model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.5
+    model.dropout = False
+    model.train()
+    first = model.score(batch).log_probs
+    assert first.requires_grad
+    assert torch.equal(first, model.score(batch).log_probs)
+    # Layers checkpoint in training mode only.
+    layers = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
+    assert any(layer.training for layer in layers)
+
+
 def test_parts_that_the_model_lacks_are_refused():
     parts = {"language": ("model",), "head": ("lm_head",)}
     for named in (("vision",), ()):

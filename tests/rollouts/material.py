@@ -3,7 +3,7 @@
 import torch
 
 from lit_vlm.functional.chunked_log_probs import token_log_probs
-from lit_vlm.interfaces.records import PromptBatch
+from lit_vlm.interfaces.batches import PromptBatch
 from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.prompt_rows import TOKEN_TYPES
 from lit_vlm.rollouts.hf_rollout_engine import HFRolloutEngine

@@ -1,0 +1,1 @@
+"""A sample with graded completions to training samples."""
