@@ -22,7 +22,8 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from lit_vlm.advantages.group_relative import GroupRelative
 from lit_vlm.functional.groups import weighted_total
-from lit_vlm.interfaces.records import Completion, PromptBatch, Sample
+from lit_vlm.interfaces.batches import PromptBatch
+from lit_vlm.interfaces.records import Completion, Sample
 from lit_vlm.interfaces.rollouts import PolicyBatch, PolicyTotals, Rewards, Rollouts
 from lit_vlm.objectives.clipped_policy_loss import ClippedPolicyLoss
 

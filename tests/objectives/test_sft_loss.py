@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from lit_vlm.functional.chunked_log_probs import token_log_probs
-from lit_vlm.interfaces.records import IGNORED_LABEL, PromptBatch, StepTotals, TokenScores
+from lit_vlm.interfaces.batches import PromptBatch, StepTotals, TokenScores
+from lit_vlm.interfaces.records import IGNORED_LABEL
 from lit_vlm.objectives.sft_loss import SFTLoss
 
 # The SFT card's Check, computed in float64.
