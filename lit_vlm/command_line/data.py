@@ -7,7 +7,7 @@ import re
 import sys
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +16,7 @@ from rich.progress import track
 
 from lit_vlm.callbacks.contact_sheet import draw_contact_sheet
 from lit_vlm.command_line.closest import did_you_mean
+from lit_vlm.command_line.compared_rows import compared_rows, compared_text
 from lit_vlm.command_line.data_figures import SplitFigures, measure_split, overlaps, reference, shared_images
 from lit_vlm.command_line.data_page import html_page
 from lit_vlm.command_line.data_report import DataReport, SampleView, print_report
@@ -25,7 +26,7 @@ from lit_vlm.command_line.training import RUNS, CommandLine, parse, prepare
 from lit_vlm.data.vlm_data_module import PreparedSamples, VLMDataModule
 from lit_vlm.functional.distributions import spread_evenly
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.records import Completion, Split
+from lit_vlm.interfaces.records import Completion, Sample, Split
 from lit_vlm.paradigms.base import VLMModule
 
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -174,14 +175,16 @@ def look_into(model: VLMModule, data: VLMDataModule, options: DataOptions, recip
             continue
         limit = len(samples) if options.samples is None else options.samples
         indices = spread_evenly(len(samples), limit)
-        alone = data.serves_prompts
-        figures = measure_split(samples, split, encoder, _tracked(indices, split), prompts_alone=alone)
+        alone, compared = data.serves_prompts, data.batch_form in ("pairs", "groups")
+        tracked = _tracked(indices, split)
+        figures = measure_split(samples, split, encoder, tracked, prompts_alone=alone, compared=compared)
         measured.append(figures)
-        cards[split] = tuple(reference(samples[index]) for index in _chosen(figures, CARDS))
+        cards[split] = tuple(_card(samples[index], compared) for index in _chosen(figures, CARDS))
         for index in _chosen(figures, options.shown):
             sample = samples[index]
-            runs = token_runs(encode_row(encoder, sample, split, prompt_alone=alone), encoder)
-            views.append(SampleView(split, index, sample, tuple(runs)))
+            for name, row in compared_rows(sample) if compared else [("", sample)]:
+                runs = token_runs(encode_row(encoder, row, split, prompt_alone=alone), encoder)
+                views.append(SampleView(split, index, sample, tuple(runs), name))
     return DataReport(
         recipe=recipe,
         data=type(data).__name__,
@@ -215,6 +218,12 @@ def _write_files(report: DataReport, folder: Path) -> None:
     (folder / "data.json").write_text(_json(report.to_json(), indent=2) + "\n", encoding="utf-8")
     lines = [_json(asdict(row)) + "\n" for figures in report.splits for row in figures.bad]
     (folder / "bad_samples.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def _card(sample: Sample, compared: bool) -> Completion:
+    """A sample with its own completion, or with all that are compared."""
+    card = reference(sample)
+    return replace(card, text=compared_text(sample) or card.text) if compared else card
 
 
 def _chosen(figures: SplitFigures, count: int) -> list[int]:

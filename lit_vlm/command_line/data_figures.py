@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from lit_vlm.command_line.compared_rows import compared_rows
 from lit_vlm.command_line.encoded_rows import EncodedRow, RowEncoder, encode_row, without_limit
 from lit_vlm.functional.distributions import Distribution, distribution
 from lit_vlm.functional.sample_digests import image_digests, question_digest
@@ -146,7 +147,13 @@ class SplitFigures:
 
 
 def measure_split(
-    samples: Samples, split: Split, encoder: RowEncoder, indices: Iterable[int], *, prompts_alone: bool = False
+    samples: Samples,
+    split: Split,
+    encoder: RowEncoder,
+    indices: Iterable[int],
+    *,
+    prompts_alone: bool = False,
+    compared: bool = False,
 ) -> SplitFigures:
     """Reads and encodes samples one at a time and counts what they are.
 
@@ -156,6 +163,7 @@ def measure_split(
         encoder: The model's.
         indices: Which samples to look at.
         prompts_alone: Whether training reads their prompts alone.
+        compared: Whether each completion of a sample is a row of its own.
 
     Returns:
         The figures; a sample that cannot be used is counted there with its reason, and never raises.
@@ -169,16 +177,18 @@ def measure_split(
             sample = samples[index]
             origin = sample.meta.origin or sample.id or origin
             _count_sample(figures, sample)
-            row = encode_row(unlimited, sample, split, prompt_alone=prompts_alone)
-            _count_row(figures, row, encoder.media_token_ids)
-            trained = row.trained
-            if len(row.token_ids) > encoder.max_tokens:
-                figures.beyond_limit += 1
-                figures.refused += 1
-                served = encode_row(encoder, sample, split, prompt_alone=prompts_alone)
-                figures.refused -= 1
-                figures.cut += len(served.token_ids) < len(row.token_ids)
-                trained = served.trained
+            trained = []
+            for _, completed in compared_rows(sample) if compared else [("", sample)]:
+                row = encode_row(unlimited, completed, split, prompt_alone=prompts_alone)
+                _count_row(figures, row, encoder.media_token_ids)
+                if len(row.token_ids) > encoder.max_tokens:
+                    figures.beyond_limit += 1
+                    figures.refused += 1
+                    served = encode_row(encoder, completed, split, prompt_alone=prompts_alone)
+                    figures.refused -= 1
+                    figures.cut += len(served.token_ids) < len(row.token_ids)
+                    row = served
+                trained.append(sum(row.trained))
             images = image_digests(sample)
             question = question_digest(sample, images)
         except BadSampleError as fault:
@@ -187,7 +197,7 @@ def measure_split(
             figures.bad.append(BadRow(split, index, origin, str(fault)))
         else:
             figures.usable.append(index)
-            figures.trained_tokens.append(sum(trained))
+            figures.trained_tokens.extend(trained)
             figures.questions[question] += 1
             figures.images.update(images)
     return figures

@@ -34,6 +34,8 @@ class SampleView:
     index: int
     sample: Sample
     runs: tuple[TokenRun, ...]
+    row: str = ""
+    """Which of its completions, where it has several."""
 
     @property
     def heading(self) -> str:
@@ -41,7 +43,8 @@ class SampleView:
         tokens = sum(run.count for run in self.runs)
         trained = sum(run.count for run in self.runs if run.trained)
         named = printable_text(" | ".join(filter(None, (self.sample.id, self.sample.meta.category))))
-        return f"{self.split} sample {self.index}: {named} | {tokens:,} tokens, {trained:,} trained"
+        row = f", {self.row}" if self.row else ""
+        return f"{self.split} sample {self.index}{row}: {named} | {tokens:,} tokens, {trained:,} trained"
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 import torch
 
+from lit_vlm.interfaces.batches import EvaluationBatch, PromptBatch
 from lit_vlm.interfaces.errors import BadSampleError
-from lit_vlm.interfaces.records import IGNORED_LABEL, EvaluationBatch, PromptBatch, Sample, Split
+from lit_vlm.interfaces.records import IGNORED_LABEL, Sample, Split
 
 
 class RowEncoder(Protocol):

@@ -13,7 +13,7 @@ from lit_vlm.data.records.answer_places import WORDS, AnswerSource, tell_source
 from lit_vlm.data.records.columns import ColumnNames
 from lit_vlm.data.records.conventions import Convention, detect
 from lit_vlm.data.records.json_lines import LONGEST_RECORD
-from lit_vlm.data.records.record_files import RecordFiles, open_records
+from lit_vlm.data.records.record_files import RecordFiles, find_files, open_records
 from lit_vlm.data.records.record_samples import (
     RecordSamples,
     first_readable,
@@ -145,8 +145,9 @@ class ChatDataModule(VLMDataModule):
     @property
     def tasks(self) -> tuple[str, ...]:
         """The values of the column ``columns.category`` among the samples that are evaluated; none without it."""
-        if self.columns.category is None:
-            return ()
+        return () if self.columns.category is None else self._evaluated_categories()
+
+    def _evaluated_categories(self) -> tuple[str, ...]:
         splits: list[Split] = ["test"] if self.files["test"] is not None else []
         if self._has_validation:
             splits.append("validation")
@@ -173,13 +174,15 @@ class ChatDataModule(VLMDataModule):
 
     def _open_files(self, split: Split) -> None:
         option = f"data.{split}"
-        records = open_records(self.files[split] or [], option, longest_record=self.longest_record)
+        records = self._records(self.files[split] or [], option)
         reader = self._reader(records, split)
         described = f"{option}: reads {records.name} ({_count(len(records), 'record')})"
         rank_zero_info(f"{described} as {reader.reading.describe()}")
         reader = replace(reader, answer_source=self._source(split, records, reader))
+        kept = self._kept(records, reader, option)
         if split == "train" and self.files["validation"] is None and self.validation_share > 0:
-            rest, off = split_off(records, reader.reading, self.validation_share)
+            parted = split_off(records, reader.content, self.validation_share)
+            rest, off = (part if kept is None else numpy.intersect1d(part, kept) for part in parted)
             if len(rest) == 0 or len(off) == 0:
                 empty = "training" if len(rest) == 0 else "validation"
                 raise UserError(
@@ -191,7 +194,7 @@ class ChatDataModule(VLMDataModule):
             self._opened["validation"] = self._cut(RecordSamples(records, evaluated, off))
             opened = RecordSamples(records, reader, rest)
         else:
-            opened = RecordSamples(records, reader)
+            opened = RecordSamples(records, reader, kept)
         opened = self._cut(opened)
         self._review(opened, option)
         self._opened[split] = opened
@@ -210,6 +213,19 @@ class ChatDataModule(VLMDataModule):
         else:
             self.samples("validation" if stage == "validate" else "test")
 
+    def cache_file(self, name: str) -> Path:
+        """Names the file for what is computed once from the data: beside the first file of training records.
+
+        Raises:
+            UserError: There is no such file.
+        """
+        files = self.files["train"] or []
+        names = [files] if isinstance(files, str) else files
+        if not names:
+            return super().cache_file(name)
+        records = find_files(names[0], "data.train")[0]
+        return records.with_name(f"{records.stem}.{name}")
+
     def val_dataloader(self) -> Any:
         """Validation batches, in order; none where there is nothing to validate on."""
         return super().val_dataloader() if self._has_validation else []
@@ -217,6 +233,13 @@ class ChatDataModule(VLMDataModule):
     @property
     def _has_validation(self) -> bool:
         return self.files["validation"] is not None or (self.files["train"] is not None and self.validation_share > 0)
+
+    def _records(self, files: Files, option: str) -> RecordFiles:
+        return open_records(files, option, longest_record=self.longest_record)
+
+    def _kept(self, records: RecordFiles, reader: SampleReader, option: str) -> numpy.ndarray | None:
+        """Says which records to read, None for all."""
+        return None
 
     def _reader(self, records: RecordFiles, split: Split) -> SampleReader:
         first = [record.values for record in first_readable(records)]
@@ -232,7 +255,7 @@ class ChatDataModule(VLMDataModule):
             told_by: Split = split
             if split != "train" and self._has_train_files():
                 told_by = "train"
-                records = open_records(self.files["train"] or [], "data.train", longest_record=self.longest_record)
+                records = self._records(self.files["train"] or [], "data.train")
                 reader = self._reader(records, "train")
             plain = replace(reader, needs_completion=False)
             samples = some_readable(RecordSamples(records, plain), COMPARED)

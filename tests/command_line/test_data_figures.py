@@ -12,6 +12,7 @@ from lit_vlm.interfaces.records import (
     ImagePart,
     MediaRef,
     Message,
+    Preference,
     Sample,
     SampleMeta,
     TextPart,
@@ -209,3 +210,12 @@ def test_contradicting_and_untagged_completions_are_counted(encoder):
     ]
     record = measure_split(Listed(rows), "train", encoder, range(4)).to_json()
     assert (record["references_checked"], record["references_right"], record["references_untagged"]) == (4, 2, 2)
+
+
+def test_both_halves_of_a_pair_are_measured(random_tiny_encoder):
+    halves = (Preference((assistant_message("i see 7."),), (assistant_message("8"),)),)
+    pair = Sample("p", (user_message("Which digit?"),), preferences=halves)
+    figures = measure_split([pair], "train", random_tiny_encoder, [0], compared=True)
+    assert (figures.usable, figures.bad) == ([0], [])
+    assert len(figures.row_tokens) == len(figures.trained_tokens) == 2
+    assert figures.row_tokens[0] - figures.row_tokens[1] == figures.trained_tokens[0] - figures.trained_tokens[1] > 0

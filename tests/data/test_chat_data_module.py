@@ -374,3 +374,13 @@ def test_prompts_need_no_completion_where_the_module_samples_them(media_folder, 
     assert [samples[index].messages[-1].role for index in range(2)] == ["user"] * 2
     assert samples[0].answer.value == "2"
     assert data.arms("difficulty") == {"2": 2}
+
+
+def test_what_is_computed_once_lies_beside_the_training_records(tmp_path):
+    (tmp_path / "inner").mkdir()
+    path = tmp_path / "inner" / "train.jsonl"
+    path.write_text(json.dumps(rows(1)[0]) + "\n", encoding="utf-8")
+    assert module(path).cache_file("a.bin") == tmp_path / "inner" / "train.a.bin"
+    assert module(tmp_path / "inner" / "*.jsonl").cache_file("a.bin") == path.with_name("train.a.bin")
+    with pytest.raises(UserError, match=r"data\.train"):
+        module(tmp_path / "nothing.jsonl").cache_file("a.bin")

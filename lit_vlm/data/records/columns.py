@@ -82,12 +82,17 @@ ALIASES: dict[str, tuple[str, ...]] = {
 _HARMLESS = ("id", "source")
 
 
-def find_columns(records: Sequence[Mapping[str, Any]], names: ColumnNames) -> dict[str, str]:
+def find_columns(
+    records: Sequence[Mapping[str, Any]],
+    names: ColumnNames,
+    aliases: Mapping[str, Sequence[str]] = ALIASES,
+) -> dict[str, str]:
     """Finds the column of each field among the first records.
 
     Args:
         records: Their columns by name.
         names: What the user says, which wins.
+        aliases: Usual names of each field, first choice first.
 
     Returns:
         Column by field, for the fields that there are.
@@ -102,9 +107,9 @@ def find_columns(records: Sequence[Mapping[str, Any]], names: ColumnNames) -> di
             raise UserError(f"data.columns.{field} is {column!r}, but the columns are {sorted(all_columns(records))}")
         found[field] = column
     taken = set(found.values())
-    for field, aliases in ALIASES.items():
+    for field, known in aliases.items():
         if field not in found:
-            usual = [alias for alias in aliases if alias in present and alias not in taken]
+            usual = [alias for alias in known if alias in present and alias not in taken]
             if usual:
                 found[field] = usual[0]
                 _refuse_two(field, usual, records)
@@ -125,11 +130,17 @@ def _refuse_two(field: str, usual: Sequence[str], records: Sequence[Mapping[str,
         for record in records:
             if is_empty(record.get(first)) or is_empty(record.get(other)):
                 continue
+            if field == "images" and _is_image(record[first]) and isinstance(record[other], str):
+                continue  # the path from which the image was taken
             if _comparable(record[first]) != _comparable(record[other]):
                 raise UserError(
                     f"the columns {first!r} and {other!r} could both be the {field} and differ; "
                     f"say which with data.columns.{field}"
                 )
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, (Mapping, bytes))
 
 
 def _comparable(value: Any) -> str:

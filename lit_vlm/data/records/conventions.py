@@ -16,7 +16,7 @@ Convention = Literal[
 ]
 Layout = Literal["turns", "prompt_completion", "question_answer", "alpaca"]
 
-TITLES: dict[Convention, str] = {
+TITLES: dict[str, str] = {
     "llava": "LLaVA conversations",
     "sharegpt": "ShareGPT conversations",
     "messages": "messages with images",
@@ -27,7 +27,7 @@ TITLES: dict[Convention, str] = {
     "alpaca": "Alpaca instructions",
     "verl": "verl prompts with a ground truth",
 }
-_LAYOUTS: dict[Convention, Layout] = {
+_LAYOUTS: dict[str, Layout] = {
     **dict.fromkeys(("llava", "sharegpt", "messages", "openai", "swift"), "turns"),
     **dict.fromkeys(("prompt_completion", "verl"), "prompt_completion"),
     "question_answer": "question_answer",
@@ -51,7 +51,7 @@ _ONLY_WITH_QUESTIONS = ("label", "answers")
 class Reading:
     """How the records of a data set are read."""
 
-    convention: Convention
+    convention: str
     columns: Mapping[str, str]
     """Column by field, for the fields that are read."""
 
@@ -165,8 +165,9 @@ def _nothing_found(records: Sequence[Mapping[str, Any]], where: str) -> str:
     columns = all_columns(records)
     if "chosen" in columns and "rejected" in columns:
         return (
-            f"{where} holds preference pairs; to learn from the chosen side set data.columns.completion to chosen. "
-            f"The columns are {columns}"
+            f"{where} holds preference pairs; serve them to a module that learns pairs with "
+            "lit_vlm.data.preference_data_module.PreferenceDataModule, or learn the chosen side alone by setting "
+            f"data.columns.completion to chosen. The columns are {columns}"
         )
     if any(key in columns for key in ROLE_KEYS):
         return f"{where} seems to hold single turns, not conversations: its columns are {columns}"

@@ -39,7 +39,7 @@ class JsonFile(RecordFile):
 
     def __init__(self, path: Path, *, longest_record: int = LONGEST_RECORD) -> None:
         self.path = path
-        with _Walk(path, longest_record) as walk:
+        with JsonWalk(path, longest_record) as walk:
             spans = list(_record_spans(walk))
         self._starts, self._ends, self._lines = numpy.array(spans, numpy.int64).reshape(-1, 3).T
 
@@ -60,8 +60,16 @@ class JsonFile(RecordFile):
         return Record(parse_record(data, origin), origin, self.path.parent)
 
 
-class _Walk:
-    """Steps through the text of a JSON file, value by value, with a bounded piece of it in memory."""
+class JsonWalk:
+    """Steps through the text of a JSON file, value by value, with a bounded piece of it in memory.
+
+    Args:
+        path: The file.
+        longest: Characters of a value that is still read.
+
+    Raises:
+        UserError: The file is not UTF-8; so do the methods, also where the JSON is broken.
+    """
 
     def __init__(self, path: Path, longest: int) -> None:
         self.path = path
@@ -79,7 +87,7 @@ class _Walk:
         self.line = 1
         self._column = 0  # characters of the line already passed
 
-    def __enter__(self) -> _Walk:
+    def __enter__(self) -> JsonWalk:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -158,7 +166,24 @@ class _Walk:
         return not self._ended
 
 
-def _record_spans(walk: _Walk) -> Iterator[tuple[int, int, int]]:
+def first_member(path: Path, *, longest: int = LONGEST_RECORD) -> Any:
+    """Reads the first value of a JSON object, where that value is an object too; None in all other files.
+
+    Raises:
+        UserError: The file is broken there.
+    """
+    with JsonWalk(path, longest) as walk:
+        if walk.peek() != "{":
+            return None
+        walk.take("{")
+        if walk.peek() != '"':
+            return None
+        walk.value()
+        walk.take(":")
+        return walk.value()[0] if walk.peek() == "{" else None
+
+
+def _record_spans(walk: JsonWalk) -> Iterator[tuple[int, int, int]]:
     """Yields first byte, end and line of each record."""
     match walk.peek():
         case "[":
@@ -175,7 +200,7 @@ def _record_spans(walk: _Walk) -> Iterator[tuple[int, int, int]]:
         )
 
 
-def _items(walk: _Walk) -> Iterator[tuple[int, int, int]]:
+def _items(walk: JsonWalk) -> Iterator[tuple[int, int, int]]:
     walk.take("[")
     if walk.peek() == "]":
         walk.take("]")
@@ -189,7 +214,7 @@ def _items(walk: _Walk) -> Iterator[tuple[int, int, int]]:
             return
 
 
-def _list_within(walk: _Walk) -> list[tuple[int, int, int]]:
+def _list_within(walk: JsonWalk) -> list[tuple[int, int, int]]:
     """Reads the one list of objects in the object at hand."""
     found: dict[str, list[tuple[int, int, int]]] = {}
     keys = []
@@ -217,7 +242,7 @@ def _list_within(walk: _Walk) -> list[tuple[int, int, int]]:
     return next(iter(found.values()))
 
 
-def _objects(walk: _Walk) -> list[tuple[int, int, int]]:
+def _objects(walk: JsonWalk) -> list[tuple[int, int, int]]:
     """Passes a list; returns where its items stand if all of them are objects, and nothing otherwise."""
     walk.take("[")
     spans = []

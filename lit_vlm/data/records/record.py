@@ -21,6 +21,8 @@ class Record:
     """``file, line 12`` or ``file, row 12``, counted from 1."""
     folder: Path
     """Folder of the file, from which paths in the record count."""
+    media_folder: Path | None = None
+    """Folder of the record's media, where the file that lists it says so."""
 
 
 class RecordFile(ABC):

@@ -63,7 +63,13 @@ class RecordFiles(Dataset[Record]):
         return self.files[position], index - (int(self._ends[position - 1]) if position else 0)
 
 
-def open_records(names: str | Sequence[str], option: str, *, longest_record: int = LONGEST_RECORD) -> RecordFiles:
+def open_records(
+    names: str | Sequence[str],
+    option: str,
+    *,
+    longest_record: int = LONGEST_RECORD,
+    opener: Callable[[Path, int], RecordFile] | None = None,
+) -> RecordFiles:
     """Opens what a setting names.
 
     Args:
@@ -71,6 +77,7 @@ def open_records(names: str | Sequence[str], option: str, *, longest_record: int
             a list of these.
         option: The setting's name, for messages.
         longest_record: Bytes of a JSON record that is still read.
+        opener: Opens one file; None for ``open_file``.
 
     Raises:
         UserError: Nothing is there, it is no file of records, or there are no records in it.
@@ -82,7 +89,7 @@ def open_records(names: str | Sequence[str], option: str, *, longest_record: int
     repeated = sorted({str(path) for path in paths if paths.count(path) > 1})
     if repeated:
         raise UserError(f"{option} names {repeated[0]} twice")
-    records = RecordFiles([_open(path, longest_record) for path in paths])
+    records = RecordFiles([(opener or open_file)(path, longest_record) for path in paths])
     if len(records) == 0:
         raise UserError(f"{option}: there are no records in {records.name}")
     return records
@@ -124,14 +131,19 @@ def _files_within(folder: Path, option: str) -> list[Path]:
     return found
 
 
-def _open(path: Path, longest_record: int) -> RecordFile:
+def open_file(path: Path, longest_record: int = LONGEST_RECORD) -> RecordFile:
+    """Opens one file of records, or a saved data set, by the ending of its name.
+
+    Raises:
+        UserError: It is no such file, or is broken.
+    """
     if path.is_dir():
         return SavedDataset(path)
     match path.suffix.lower():
         case ".jsonl" | ".ndjson":
             return JsonLines(path, longest_record=longest_record)
         case ".json":
-            kind: Callable[..., RecordFile] = JsonLines if _is_lines(path, longest_record) else JsonFile
+            kind: Callable[..., RecordFile] = JsonLines if holds_lines(path, longest_record) else JsonFile
             return kind(path, longest_record=longest_record)
         case ".parquet":
             return ParquetFile(path)
@@ -142,7 +154,7 @@ def _open(path: Path, longest_record: int) -> RecordFile:
             )
 
 
-def _is_lines(path: Path, longest: int) -> bool:
+def holds_lines(path: Path, longest: int = LONGEST_RECORD) -> bool:
     """Tells whether a file named ``.json`` holds an object a line: its first line ends one, and another begins."""
     with path.open("rb") as file:
         first, second = (_next_filled(file.readline, longest) for _ in range(2))

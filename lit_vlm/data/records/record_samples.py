@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy
 from torch.utils.data import Dataset
 
-from lit_vlm.data.records.conventions import Reading
 from lit_vlm.data.records.record import Record
 from lit_vlm.data.records.record_files import RecordFiles
-from lit_vlm.data.records.sample_reader import REPAIRS, SampleReader, asked_and_answered
+from lit_vlm.data.records.sample_reader import REPAIRS, SampleReader
 from lit_vlm.data.records.structured_values import is_empty
 from lit_vlm.functional.media import resolve_media_path
 from lit_vlm.interfaces.errors import BadSampleError, UserError
@@ -100,14 +99,16 @@ def some_readable(samples: RecordSamples, count: int) -> list[Sample]:
     return read
 
 
-def split_off(records: RecordFiles, reading: Reading, share: float) -> tuple[numpy.ndarray, numpy.ndarray]:
+def split_off(
+    records: RecordFiles, content: Callable[[Record], bytes], share: float
+) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Parts records by a hash of what they say and show, so that equal ones fall on the same side.
 
     Where a record falls does not depend on the others, on their order, or on the number of files.
 
     Args:
         records: All records.
-        reading: Columns that count.
+        content: Writes what counts of a record, as ``SampleReader.content`` does.
         share: Expected share of the second part, in (0, 1).
 
     Returns:
@@ -117,8 +118,7 @@ def split_off(records: RecordFiles, reading: Reading, share: float) -> tuple[num
     for index, found in enumerate(records.scan()):
         if isinstance(found, BadSampleError):
             continue  # it stays with the rest, where it is reported
-        content = asked_and_answered(found, reading)
-        hashed = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
+        hashed = int.from_bytes(hashlib.blake2b(content(found), digest_size=8).digest(), "big")
         is_off[index] = hashed < share * 2**64
     return numpy.flatnonzero(~is_off), numpy.flatnonzero(is_off)
 

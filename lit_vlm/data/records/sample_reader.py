@@ -86,6 +86,10 @@ class SampleReader:
         except UserError as fault:
             raise BadSampleError(record.origin, str(fault)) from fault
 
+    def content(self, record: Record) -> bytes:
+        """Writes what a record says and shows: records that must not be parted give equal bytes."""
+        return asked_and_answered(record, self.reading)
+
     def _read(self, record: Record) -> Sample:
         options = read_options(self._get(record, "options"))
         turns, question = self._turns(record, options)
@@ -144,7 +148,14 @@ class SampleReader:
         return int(number)
 
     def _turns(self, record: Record, options: tuple[str, ...]) -> tuple[list[Turn], str]:
-        """Reads the conversation, and the text of the question where it is a column of its own."""
+        """Reads the conversation with its system turn, and the text of the question where that is a column."""
+        turns, question = self._conversation(record, options)
+        system = self._get(record, "system")
+        if not is_empty(system) and not any(turn.role == "system" for turn in turns):
+            turns = [text_turn("system", system), *turns]
+        return turns, question
+
+    def _conversation(self, record: Record, options: tuple[str, ...]) -> tuple[list[Turn], str]:
         question = ""
         match self.reading.layout:
             case "turns":
@@ -156,9 +167,8 @@ class SampleReader:
                     _refuse_prompt_alone(turns)
                 turns += [] if is_empty(completion) else self._turns_of(completion, "assistant")
             case "alpaca":
-                instruction, more = plain_text(self._wanted(record, "instruction")), self._get(record, "input")
-                question = instruction if is_empty(more) else f"{instruction}\n{plain_text(more)}"
-                turns = [*_history(record.values.get("history")), text_turn("user", question)]
+                question = self._instruction(record)
+                turns = [*history_turns(record.values.get("history")), text_turn("user", question)]
                 turns += self._completion(record, question, options)
             case _:
                 question = plain_text(self._wanted(record, "question"))
@@ -166,10 +176,11 @@ class SampleReader:
                     lettered = (f"{chr(ord('A') + index)}. {option}" for index, option in enumerate(options))
                     question = "\n".join([question, *lettered])
                 turns = [text_turn("user", question), *self._completion(record, question, options)]
-        system = self._get(record, "system")
-        if not is_empty(system) and not any(turn.role == "system" for turn in turns):
-            turns = [text_turn("system", system), *turns]
         return turns, question
+
+    def _instruction(self, record: Record) -> str:
+        instruction, more = plain_text(self._wanted(record, "instruction")), self._get(record, "input")
+        return instruction if is_empty(more) else f"{instruction}\n{plain_text(more)}"
 
     def _wanted(self, record: Record, name: str) -> Any:
         value = self._get(record, name)
@@ -244,7 +255,7 @@ class SampleReader:
 
     def _references(self, record: Record, placed: PlacedMedia) -> tuple[tuple[MediaRef, ...], tuple[VideoRef, ...]]:
         roots = MediaRoots(
-            default=self.media_root or record.folder,
+            default=record.media_folder or self.media_root or record.folder,
             prefixes=self.roots,
             max_image_pixels=self.max_image_pixels,
             max_video_seconds=self.max_video_seconds,
@@ -287,7 +298,12 @@ def _last_question(turns: list[Turn]) -> str:
     return "".join(part for part in questions[-1].parts if isinstance(part, str)) if questions else ""
 
 
-def _history(value: Any) -> list[Turn]:
+def history_turns(value: Any) -> list[Turn]:
+    """Reads the earlier turns of an Alpaca record.
+
+    Raises:
+        UserError: They are no list of pairs.
+    """
     value = structure(value)
     if is_empty(value):
         return []

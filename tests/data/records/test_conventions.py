@@ -36,7 +36,10 @@ def test_two_conventions_at_once_must_be_told_apart(published):
             {"caption": "A cup.", "file": "a.png"},
             r"no known convention fits its columns \['caption', 'file'\]; name them",
         ),
-        ({"prompt": "Q", "chosen": "A", "rejected": "B"}, "preference pairs; .* data.columns.completion to chosen"),
+        (
+            {"prompt": "Q", "chosen": "A", "rejected": "B"},
+            "preference pairs; .*PreferenceDataModule, or .* data.columns.completion to chosen",
+        ),
         ({"role": "user", "content": "Hi"}, "seems to hold single turns"),
         ({"question": "Q"}, "no known convention"),
     ],

@@ -44,13 +44,13 @@ def test_samples_are_read_by_index_from_all_records_or_some(media_folder, write_
 
 def test_a_share_is_split_off_by_content_alone(media_folder, write_lines):
     records, reading = opened(media_folder, ROWS, write_lines)
-    rest, off = split_off(records, reading, 0.2)
+    rest, off = split_off(records, SampleReader(reading).content, 0.2)
     assert sorted([*rest, *off]) == list(range(300))
     assert 40 <= len(off) <= 80  # 60 expected, deviation 7
     # Reversed, doubled and renamed, every record falls where it fell before.
     other = [{**row, "id": f"copy {row['id']}"} for row in (*reversed(ROWS), *ROWS)]
     again, reading = opened(media_folder, other, write_lines, "y.jsonl")
-    rest_again, off_again = split_off(again, reading, 0.2)
+    rest_again, off_again = split_off(again, SampleReader(reading).content, 0.2)
     assert questions(again, off_again) == questions(records, off)
     assert not questions(again, rest_again) & questions(again, off_again)
     assert len(off_again) == 2 * len(off)
@@ -60,7 +60,7 @@ def test_a_broken_record_stays_where_it_is_reported(media_folder, write_lines):
     path = write_lines(media_folder / "x.jsonl", ROWS[:30])
     path.write_text(path.read_text() + "broken\n")
     records = open_records(str(path), "data.train")
-    rest, _ = split_off(records, detect([ROWS[0]], ColumnNames()), 0.5)
+    rest, _ = split_off(records, SampleReader(detect([ROWS[0]], ColumnNames())).content, 0.5)
     assert 30 in rest
 
 
