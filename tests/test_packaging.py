@@ -64,7 +64,9 @@ def test_the_link_in_the_package_leads_to_the_folder_at_the_root(name):
     assert link.resolve() == (ROOT / name).resolve()
 
 
-@pytest.mark.parametrize(("folder", "suffix"), [("callbacks", ".py"), ("recipes", ".yaml"), ("models/tiny", "")])
+@pytest.mark.parametrize(
+    ("folder", "suffix"), [("callbacks", ".py"), ("recipes", ".yaml"), ("models/tiny", ""), ("data/bundled", ".xz")]
+)
 def test_the_wheel_holds_what_is_no_ordinary_module(wheel, folder, suffix):
     source = folder if folder in LINKS else f"lit_vlm/{folder}"
     missing = {f"lit_vlm/{folder}/{file}" for file in files_below(source, suffix)} - set(wheel.namelist())

@@ -1,7 +1,9 @@
 """Questions about pages of real handwritten digits: read, add, compare, count, find the odd one out."""
 
+import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,16 +23,23 @@ from lit_vlm.interfaces.roles import SampleEncoder
 
 TASKS = ("read_digit", "read_number", "sum", "compare", "count", "odd_one_out")
 LEVELS = (1, 2, 3, 4, 5)
+Rows = tuple[tuple[int, ...], ...]
+"""The digits of a page, row by row."""
+LOOKALIKES = {
+    0: (6, 8, 9), 1: (4, 7), 2: (3, 7), 3: (5, 8), 4: (1, 9), 5: (3, 6, 8), 6: (0, 5), 7: (1, 2, 9), 8: (3, 5, 9),
+    9: (4, 7, 8),
+}  # fmt: skip
+"""Digits that a handwritten one is easily taken for."""
 
 
 @dataclass(frozen=True)
 class _Question:
-    """What is asked of a page: digits row by row, the words and the truth."""
+    """What is asked of a page: the digits on it, the words and the way to the answer."""
 
-    rows: tuple[tuple[int, ...], ...]
+    rows: Rows
     text: str
-    thought: str
-    answer: Answer
+    solve: Callable[[Rows], tuple[str, Answer]]
+    """Digits as they are read -> thought, answer."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,7 @@ class DigitsReasoningGenerator(LevelledTasks):
         """
         task, level, stream = self._drawn(split, index)
         question = _QUESTIONS[task](level, stream)
+        thought, answer = question.solve(question.rows)
         scans_by_digit = scans_of_split(split)
         scans = [[stream.choice(scans_by_digit[digit]) for digit in row] for row in question.rows]
         image = draw_page(self._place(scans, stream), self.image_size, 4.0 * level, stream)
@@ -70,12 +80,31 @@ class DigitsReasoningGenerator(LevelledTasks):
             outline,
             messages=(
                 user_message(question.text, images=1),
-                assistant_message(f"<think>{question.thought}</think><answer>{question.answer.value}</answer>"),
+                assistant_message(f"<think>{thought}</think><answer>{answer.value}</answer>"),
             ),
             images=(MediaRef(pil=image, size=image.size),),
-            answer=question.answer,
+            answer=answer,
             meta=replace(outline.meta, extra={"rows": question.rows, "scans": scans}),
         )
+
+    def misreadings(self, split: Split, index: int, stream: random.Random) -> Iterator[tuple[str, str]]:
+        """Yields without end what somebody would think and answer who takes a digit for another.
+
+        Digits that look alike are taken for each other more often. One is misread in the first readings, more later,
+        for questions that a single slip does not decide. The answer may still be right.
+        """
+        task, level, drawn = self._drawn(split, index)
+        question = _QUESTIONS[task](level, drawn)
+        for reading in itertools.count():
+            rows = [list(row) for row in question.rows]
+            for _ in range(1 + reading // 50):
+                row = stream.choice(rows)
+                column = stream.randrange(len(row))
+                seen = LOOKALIKES[row[column]] if stream.random() < 0.75 else range(10)
+                # Numbers start with no 0, and a reader knows that.
+                row[column] = stream.choice([digit for digit in seen if digit != row[column] and (digit or column)])
+            thought, answer = question.solve(tuple(map(tuple, rows)))
+            yield thought, str(answer.value)
 
     def _place(self, scans: Sequence[Sequence[int]], stream: random.Random) -> list[tuple[int, tuple[int, int], int]]:
         """Spreads rows of scans over the page, each in its own cell with some jitter."""
@@ -137,24 +166,32 @@ def _number(digits: Sequence[int]) -> int:
 def _read_digit(level: int, stream: random.Random) -> _Question:
     digit = stream.randrange(10)
     text = stream.choice(("Which digit is this?", "Read the digit.", "What digit is written here?"))
-    return _Question(((digit,),), text, f"i see {digit}.", Answer("number", str(digit)))
+    return _Question(((digit,),), text, _read)
 
 
 def _read_number(level: int, stream: random.Random) -> _Question:
     digits = (stream.randint(1, 9), *_digits(level, stream))
     text = stream.choice(("Read the number.", "Which number is this?", "What number is written here?"))
-    return _Question((digits,), text, f"i see {_spaced(digits)}.", Answer("number", str(_number(digits))))
+    return _Question((digits,), text, _read)
+
+
+def _read(rows: Rows) -> tuple[str, Answer]:
+    return f"i see {_spaced(rows[0])}.", Answer("number", str(_number(rows[0])))
 
 
 def _sum(level: int, stream: random.Random) -> _Question:
     digits = _digits(level + 1, stream)
     text = stream.choice(("Add the digits.", "What is the sum of the digits?", "What do the digits add up to?"))
-    total = digits[0]
-    steps = []
-    for digit in digits[1:]:
+    return _Question((digits,), text, _add)
+
+
+def _add(rows: Rows) -> tuple[str, Answer]:
+    total, *others = rows[0]
+    steps = [f"i see {_spaced(rows[0])}."]
+    for digit in others:
         steps.append(f"{total} + {digit} = {total + digit}.")
         total += digit
-    return _Question((digits,), text, " ".join([f"i see {_spaced(digits)}.", *steps]), Answer("number", str(total)))
+    return " ".join(steps), Answer("number", str(total))
 
 
 def _compare(level: int, stream: random.Random) -> _Question:
@@ -165,10 +202,15 @@ def _compare(level: int, stream: random.Random) -> _Question:
     text = stream.choice(
         ("Which number is larger, top or bottom?", "Is the top or the bottom number larger, or are they equal?")
     )
+    return _Question((top, bottom), text, _relate)
+
+
+def _relate(rows: Rows) -> tuple[str, Answer]:
+    top, bottom = rows
     first, second = _number(top), _number(bottom)
     relation, answer = (">", "top") if first > second else ("<", "bottom") if first < second else ("=", "equal")
     thought = f"top {_spaced(top)}. bottom {_spaced(bottom)}. {first} {relation} {second}."
-    return _Question((top, bottom), text, thought, Answer("text", answer))
+    return thought, Answer("text", answer)
 
 
 def _count(level: int, stream: random.Random) -> _Question:
@@ -181,13 +223,16 @@ def _count(level: int, stream: random.Random) -> _Question:
     stream.shuffle(digits)
     text = stream.choice(("How many times is {} written?", "Count the digit {}.", "How often does {} appear?"))
     rows = (tuple(digits[:columns]), tuple(digits[columns:]))
+    return _Question(rows, text.format(digit), lambda read: _tally(read, digit))
+
+
+def _tally(rows: Rows, digit: int) -> tuple[str, Answer]:
     seen = 0
     counted = []
-    for item in digits:
+    for item in _in_a_line(rows):
         seen += item == digit
         counted.append(f"{item} ({seen})" if item == digit else str(item))
-    thought = f"i see {' '.join(counted)}. so {matches}."
-    return _Question(rows, text.format(digit), thought, Answer("number", str(matches)))
+    return f"i see {' '.join(counted)}. so {seen}.", Answer("number", str(seen))
 
 
 def _odd_one_out(level: int, stream: random.Random) -> _Question:
@@ -197,8 +242,20 @@ def _odd_one_out(level: int, stream: random.Random) -> _Question:
     digits[stream.randrange(len(digits))] = odd
     text = stream.choice(("Which digit is the odd one out?", "All digits but one are the same. Which one differs?"))
     rows = (tuple(digits[:columns]), tuple(digits[columns:]))
+    return _Question(rows, text, _single_out)
+
+
+def _single_out(rows: Rows) -> tuple[str, Answer]:
+    digits = _in_a_line(rows)
+    common = Counter(digits).most_common(1)[0][0]
+    # Where a digit was misread, none or two may differ.
+    odd = next((digit for digit in digits if digit != common), common)
     thought = f"i see {_spaced(digits)}. most are {common}. the other is {odd}."
-    return _Question(rows, text, thought, Answer("number", str(odd)))
+    return thought, Answer("number", str(odd))
+
+
+def _in_a_line(rows: Rows) -> list[int]:
+    return [digit for row in rows for digit in row]
 
 
 _QUESTIONS: dict[str, Callable[[int, random.Random], _Question]] = {

@@ -13,6 +13,10 @@ from lit_vlm.data.scene_drawing import GRID, SIZES, Description, SceneObject
 from lit_vlm.interfaces.records import Answer
 
 
+class UnanswerableError(ValueError):
+    """Says that a question has no answer among the objects that are seen."""
+
+
 @dataclass(frozen=True)
 class Draft:
     """A scene that is not yet placed, and what is asked of it."""
@@ -20,7 +24,11 @@ class Draft:
     layout: Layout
     question: str
     solve: Callable[[Sequence[SceneObject]], tuple[str, str, Answer]]
-    """Placed objects in reading order -> thought, answer in words, answer."""
+    """Placed objects in reading order -> thought, answer in words, answer.
+
+    Raises:
+        UnanswerableError: What is asked about is not among the objects, or there more than once.
+    """
 
 
 def _count(level: Level, coin: float, stream: random.Random) -> Draft:
@@ -227,8 +235,10 @@ def _counted(objects: Sequence[SceneObject], kind: Description) -> tuple[str, in
 
 
 def _find(objects: Sequence[SceneObject], kind: Description) -> SceneObject:
-    (found,) = (item for item in objects if kind.matches(item.looks))
-    return found
+    found = [item for item in objects if kind.matches(item.looks)]
+    if len(found) != 1:
+        raise UnanswerableError(f"{len(found)} objects are a {kind.phrase}")
+    return found[0]
 
 
 def _sign(first: int, second: int) -> str:

@@ -1,14 +1,17 @@
 """Generates questions about drawn scenes of coloured shapes: count, find, compare, relate, locate, describe."""
 
-from collections.abc import Sequence
+import itertools
+import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from lit_vlm.data.embedded import EmbeddedDataModule, check_choice
 from lit_vlm.data.levelled_tasks import LevelledTasks
-from lit_vlm.data.scene_composition import LEVELS, Layout
+from lit_vlm.data.scene_composition import LEVELS, Layout, Level
 from lit_vlm.data.scene_drawing import SceneObject, draw_scene, place_objects
-from lit_vlm.data.scene_questions import QUESTIONS
+from lit_vlm.data.scene_misreadings import misread
+from lit_vlm.data.scene_questions import QUESTIONS, Draft, UnanswerableError
 from lit_vlm.functional.random_streams import stream_seed
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import (
@@ -52,14 +55,7 @@ class ShapeSceneGenerator(LevelledTasks):
         Raises:
             UserError: There is no such split.
         """
-        task, difficulty, stream = self._drawn(split, index)
-        level = LEVELS[difficulty]
-        # Decides the answer once: the search for a scene of the split must not favour answers easy to find.
-        coin = stream.random()
-        draft = QUESTIONS[task](level, coin, stream)
-        while split_of(draft.layout) != split:
-            draft = QUESTIONS[task](level, coin, stream)
-        objects = place_objects(draft.layout, self.image_size, level.clutter.overlap, stream)
+        level, draft, objects, stream = self._placed(split, index)
         image = draw_scene(objects, self.image_size, level.clutter, stream)
         thought, words, answer = draft.solve(objects)
         outline = self.outline(split, index)
@@ -73,6 +69,34 @@ class ShapeSceneGenerator(LevelledTasks):
             answer=answer,
             meta=replace(outline.meta, extra={"objects": [_record(item) for item in objects]}),
         )
+
+    def misreadings(self, split: Split, index: int, stream: random.Random) -> Iterator[tuple[str, str]]:
+        """Yields without end what somebody would think and answer who misreads the scene.
+
+        One thing is misread in the first readings, more and more later, for questions that a single slip does not
+        decide. The answer may still be right.
+        """
+        level, draft, objects, _ = self._placed(split, index)
+        for reading in itertools.count():
+            seen = objects
+            for _ in range(1 + reading // 12):
+                seen = misread(seen, level, self.image_size, stream)
+            try:
+                thought, words, _ = draft.solve(seen)
+            except UnanswerableError:  # what is asked about was overlooked or taken for something else
+                continue
+            yield thought, words
+
+    def _placed(self, split: Split, index: int) -> tuple[Level, Draft, tuple[SceneObject, ...], random.Random]:
+        """Draws the level, the question and the objects of an example, and returns the stream that draws the rest."""
+        task, difficulty, stream = self._drawn(split, index)
+        level = LEVELS[difficulty]
+        # Decides the answer once: the search for a scene of the split must not favour answers easy to find.
+        coin = stream.random()
+        draft = QUESTIONS[task](level, coin, stream)
+        while split_of(draft.layout) != split:
+            draft = QUESTIONS[task](level, coin, stream)
+        return level, draft, place_objects(draft.layout, self.image_size, level.clutter.overlap, stream), stream
 
 
 def split_of(layout: Layout) -> Split:
