@@ -11,8 +11,9 @@ import torch.distributed
 from lightning import Callback, LightningModule, Trainer
 
 from lit_vlm.callbacks.run_folder import is_trial_run, run_folder
+from lit_vlm.interfaces.batches import CompletionSet, EvaluationBatch, PromptBatch
 from lit_vlm.interfaces.errors import TooManyBadSamplesError
-from lit_vlm.interfaces.records import BadSample, EvaluationBatch, PromptBatch
+from lit_vlm.interfaces.records import BadSample
 
 LISTED = 10
 """Bad samples printed; the file has all."""
@@ -84,7 +85,7 @@ class BadSampleReport(Callback):
 
     def _note(self, split: str, batch: Any) -> None:
         prompts = batch.complete if isinstance(batch, EvaluationBatch) else batch
-        if isinstance(prompts, PromptBatch):
+        if isinstance(prompts, PromptBatch | CompletionSet):
             self._add(split, prompts.dropped)
 
     def _add(self, split: str, bad_samples: Iterable[BadSample]) -> None:

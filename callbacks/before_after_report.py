@@ -35,6 +35,7 @@ class BeforeAfterReport(Callback):
 
     Args:
         metric: Share to compare, as validation logs it, without ``validation/``.
+        also: Other shares, of which the table shows the overall figure below, such as ``pair_accuracy``.
         contact_sheet: File name of the picture.
         rows: First held-out samples (of rank 0) that the picture shows.
         next_commands: Printed at the end.
@@ -46,10 +47,12 @@ class BeforeAfterReport(Callback):
         contact_sheet: str = "contact_sheet.png",
         rows: int = 24,
         next_commands: Sequence[str] = (),
+        also: Sequence[str] = (),
     ) -> None:
         if rows < 1:
             raise UserError(f"BeforeAfterReport.rows is {rows}; give at least 1")
         self.metric = metric
+        self.also = tuple(also)
         self.contact_sheet = contact_sheet
         self.rows = rows
         self.next_commands = tuple(next_commands)
@@ -121,11 +124,12 @@ class BeforeAfterReport(Callback):
         # A run that resumes at the end of an epoch checks again; what the first run found is still "before".
         if self._before is not None and trainer.global_step > 0:
             return
-        if self.metric not in metrics:
-            raise UserError(
-                f"BeforeAfterReport.metric is {self.metric!r}, which validation does not log; choose one of "
-                f"{sorted(metrics)}"
-            )
+        for option, name in (("metric", self.metric), *(("also", name) for name in self.also)):
+            if name not in metrics:
+                raise UserError(
+                    f"BeforeAfterReport.{option} names {name!r}, which validation does not log; choose one of "
+                    f"{sorted(metrics)}"
+                )
         self._before = figures
         self._before_rows = {completion.sample.id: _outcome(completion) for completion in self._rows}
 
@@ -188,7 +192,11 @@ class BeforeAfterReport(Callback):
         self.tally.load_state_dict(state_dict["tally"])
 
     def _figures(self, measured: dict[str, Any] | None) -> dict[str, Any]:
-        return {} if measured is None else read_figures(measured["metrics"], self.metric)
+        if measured is None:
+            return {}
+        metrics = measured["metrics"]
+        others = {name.replace("_", " "): read_figures(metrics, name).get(OVERALL) for name in self.also}
+        return {**read_figures(metrics, self.metric), **{name: figure for name, figure in others.items() if figure}}
 
     def _draw(self, steps: int) -> Path | None:
         if self._after is None or not self._rows:

@@ -9,6 +9,7 @@ from lightning import LightningModule, Trainer
 
 from lit_vlm.callbacks.rollout_callback import RolloutCallback
 from lit_vlm.functional.schedules import ScheduleKind, scheduled_value
+from lit_vlm.interfaces.capabilities import HasCoefficients, SamplesRollouts
 from lit_vlm.interfaces.coefficients import Coefficients
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.rollouts import Iteration
@@ -24,7 +25,8 @@ class CoefficientSchedule(RolloutCallback):
     """Sets a coefficient before each round to ``start + (end - start) * course(min(1, step / steps))``.
 
     ``step`` counts the optimizer steps before the round, so a round of several steps has one value, and a resumed run
-    goes on where it stopped. The value is logged as ``train/coefficient/NAME`` where the module does not log it.
+    goes on where it stopped. Modules that sample nothing, such as ``DPOModule``, have a round at each optimizer step.
+    The value is logged as ``train/coefficient/NAME`` where the module does not log it.
 
     Args:
         coefficient: Name of the coefficient, such as ``reward/format`` or ``clip_high``.
@@ -61,6 +63,7 @@ class CoefficientSchedule(RolloutCallback):
         self.value = start
         self.step = 0
         self._course_steps = steps
+        self._has_rollouts = True
 
     @property
     def state_key(self) -> str:
@@ -73,7 +76,9 @@ class CoefficientSchedule(RolloutCallback):
         Raises:
             UserError: It does not, or the length of the schedule is not known.
         """
-        super().setup(trainer, pl_module, stage)
+        self._has_rollouts = isinstance(pl_module, SamplesRollouts)
+        if self._has_rollouts or not isinstance(pl_module, HasCoefficients):
+            super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
         if self.kind != "constant":
@@ -96,14 +101,22 @@ class CoefficientSchedule(RolloutCallback):
 
     def on_before_rollout(self, trainer: Trainer, pl_module: LightningModule, iteration: Iteration) -> None:
         """Sets the coefficient for this round."""
-        self.step = iteration.step
-        self.value = self.coefficients_of(pl_module).set(self.coefficient, self.value_at(iteration.step))
+        self._turn(pl_module, iteration.step)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Sets the coefficient for this optimizer step, where there are no rollouts."""
+        if not self._has_rollouts:
+            self._turn(pl_module, trainer.global_step)
 
     def on_after_update(self, trainer: Trainer, pl_module: LightningModule, iteration: Iteration) -> None:
         """Logs the value of this round, unless the module does."""
         figure = f"coefficient/{self.coefficient}"
         if figure not in iteration.figures:
             self.log_figure(pl_module, f"train/{figure}", self.value)
+
+    def _turn(self, pl_module: LightningModule, step: int) -> None:
+        self.step = step
+        self.value = self.coefficients_of(pl_module).set(self.coefficient, self.value_at(step))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the present value and the step that it was set at."""

@@ -10,6 +10,7 @@ from lightning import LightningModule, Trainer
 
 from lit_vlm.callbacks.coefficient_schedule import CoefficientSchedule
 from lit_vlm.functional.schedules import adapted_weight
+from lit_vlm.interfaces.capabilities import SamplesRollouts
 from lit_vlm.interfaces.coefficients import Coefficients
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.rollouts import Iteration
@@ -94,6 +95,20 @@ class KLScheduler(CoefficientSchedule):
         self.lowest = lowest
         self.highest = highest
         self._ceiling = math.inf if highest is None else highest
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Checks that the coefficient exists and may take every value of the schedule.
+
+        Raises:
+            UserError: It does not, the length of the schedule is not known, or the module samples nothing by whose
+                divergence the weight could adapt.
+        """
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and self.is_adaptive and not isinstance(pl_module, SamplesRollouts):
+            raise UserError(
+                f"KLScheduler.kind is adaptive, which goes by completions that a module samples, but "
+                f"{type(pl_module).__name__} samples none; choose linear or cosine"
+            )
 
     def prepare(self, coefficients: Coefficients) -> None:
         """Takes the start and the highest weight from the module where they are not given.

@@ -14,9 +14,9 @@ from lit_vlm.interfaces.errors import UserError
 class Throughput(Callback):
     """Logs ``train/tokens_per_second`` and ``train/samples_per_second`` over the last optimizer steps.
 
-    Tokens are those that count, prompts and completions that the module sampled included. The rates are summed over
-    ranks; waiting for data counts as time, validation does not. Batches without an attention mask of their own kind
-    (``PromptBatch``) give rates of 0. Totals are kept over a resume, the window begins anew.
+    Tokens are those that count, prompts and completions that the module sampled or compared included. The rates are
+    summed over ranks; waiting for data counts as time, validation does not. Batches of a kind that is not known here
+    give rates of 0. Totals are kept over a resume, the window begins anew.
 
     Args:
         window: Optimizer steps that a rate is a mean of.

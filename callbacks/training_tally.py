@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lit_vlm.interfaces.records import PromptBatch
+from lit_vlm.interfaces.batches import GroupBatch, PreferenceBatch, PromptBatch
 
 
 class TrainingTotals(NamedTuple):
@@ -27,8 +27,8 @@ class TrainingTally:
     """Adds up tokens, samples and seconds of training on this rank, and apart from them the seconds of validation.
 
     Tokens are those that a step says it trained on, under ``tokens`` in what it returns, as where it samples
-    completions itself; otherwise those of its batch (``attention_mask``). Batches that are no ``PromptBatch`` count
-    their time only. Tokens stay a tensor: reading them each step would make the GPU wait.
+    completions itself or compares them; otherwise those of its batch (``attention_mask``). Batches that are of another
+    kind count their time only. Tokens stay a tensor: reading them each step would make the GPU wait.
 
     Args:
         clock: Returns seconds from any fixed moment.
@@ -67,9 +67,9 @@ class TrainingTally:
 
     def add(self, batch: Any, outputs: Any = None) -> None:
         """Counts a batch that training has just finished, and what its step returned."""
-        if isinstance(batch, PromptBatch):
+        if isinstance(batch, PromptBatch | PreferenceBatch | GroupBatch):
             told = outputs.get("tokens") if isinstance(outputs, Mapping) else None
-            tokens = batch.attention_mask.sum() if told is None else told
+            tokens = _tokens(batch) if told is None else told
             self.tokens = self.tokens.to(tokens.device) + tokens
             self.samples += len(batch)
         self._book()
@@ -104,3 +104,9 @@ class TrainingTally:
             now = self._clock()
             self.seconds += now - self._since
             self._since = now
+
+
+def _tokens(batch: PromptBatch | PreferenceBatch | GroupBatch) -> Tensor:
+    if isinstance(batch, PromptBatch):
+        return batch.attention_mask.sum()
+    return batch.prompts.attention_mask.sum() + batch.mask.sum()

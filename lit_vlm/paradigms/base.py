@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import warnings
@@ -16,10 +17,12 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 
 from lit_vlm.evaluation.evaluation_metrics import EvaluationMetrics
+from lit_vlm.evaluation.pair_metrics import PAIR_ACCURACY, PAIR_ACCURACY_PER_TOKEN, PairMetrics, pair_accuracies
 from lit_vlm.functional.random_streams import stream_seed
+from lit_vlm.interfaces.batches import EvaluationBatch, PreferenceBatch, PromptBatch, StepTotals, TrainingBatch
 from lit_vlm.interfaces.capabilities import COMPLETIONS, PartSummary, ServesTasks
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.records import Completion, EvaluationBatch, PromptBatch, RewardOutput, Sample
+from lit_vlm.interfaces.records import Completion, RewardOutput, Sample
 from lit_vlm.interfaces.roles import Reward
 from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.processor_encoder import ProcessorEncoder
@@ -28,10 +31,13 @@ from lit_vlm.models.token_budget import token_budgets
 from lit_vlm.models.tuning import summarise_parts
 from lit_vlm.models.vision_language_model import GenerationSettings, VisionLanguageModel
 from lit_vlm.paradigms.optimization import OptimizerSettings, total_optimizer_steps
+from lit_vlm.paradigms.pair_passes import completion_sums, pair_scores
 from lit_vlm.paradigms.strategies import strategy_kind
 from lit_vlm.parsing.answers import check_answer
 
 POLICY = "_policy."
+
+logger = logging.getLogger(__name__)
 
 
 class VLMModule(LightningModule):
@@ -69,11 +75,13 @@ class VLMModule(LightningModule):
         self.strict_loading = backbone.adapter is None
         self.steps_per_batch = 1
         """Optimizer steps that a training batch serves."""
+        self._warned_of_totals = False
         self._encoder: ProcessorEncoder | None = None
         self._policy: VisionLanguageModel | None = None
         self._part_summaries: tuple[PartSummary, ...] = ()
         self._trained_names: frozenset[str] = frozenset()
         self.evaluation_metrics = nn.ModuleDict()
+        self.pair_metrics = nn.ModuleDict()
 
     @property
     def encoder(self) -> ProcessorEncoder:
@@ -126,6 +134,7 @@ class VLMModule(LightningModule):
         tasks = self._data().tasks
         for name in ("validation", "test", "predict"):
             self.evaluation_metrics[name] = EvaluationMetrics(tasks)
+            self.pair_metrics[name] = self.new_pair_metrics()
 
     def part_summaries(self) -> Sequence[PartSummary]:
         """Returns the parts of the model with their sizes, in the order in which data pass them."""
@@ -228,10 +237,26 @@ class VLMModule(LightningModule):
             raise UserError("completions are to be rewarded, but there is no model.reward; name one")
         return self.reward(completions)
 
+    def new_pair_metrics(self) -> PairMetrics:
+        """Makes the counters of figures of pairs, which ``evaluate_pairs`` adds to."""
+        return PairMetrics([PAIR_ACCURACY, PAIR_ACCURACY_PER_TOKEN])
+
+    def evaluate_pairs(self, batch: PreferenceBatch, metrics: PairMetrics) -> None:
+        """Measures whether the policy finds preferred completions likelier.
+
+        Args:
+            batch: One pair or more.
+            metrics: What to add to.
+        """
+        scores = pair_scores(batch, completion_sums(self.policy, batch), None)
+        metrics.update(pair_accuracies(scores), scores.has_rejected.sum())
+
     def _evaluate(self, batch: EvaluationBatch, stage: str) -> list[Completion]:
         metrics = self._metrics(stage)
         if batch.complete.count().labels:
             metrics.update_scores(self.policy.score(batch.complete))
+        if batch.pairs is not None and len(batch.pairs):
+            self.evaluate_pairs(batch.pairs, cast(PairMetrics, self.pair_metrics[stage]))
         completions = self._complete(batch.prompts, with_log_probs=False)
         metrics.update_completions(completions)
         if self.reward is not None:
@@ -260,10 +285,10 @@ class VLMModule(LightningModule):
         return completions
 
     def _log_evaluation(self, stage: str) -> None:
-        metrics = self._metrics(stage)
-        for name, value in metrics.compute().items():
-            self.log(f"{stage}/{name}", value, prog_bar=name == "exact_match", batch_size=1)
-        metrics.reset()
+        for metrics in (self._metrics(stage), cast(PairMetrics, self.pair_metrics[stage])):
+            for name, value in metrics.compute().items():
+                self.log(f"{stage}/{name}", value, prog_bar=name == "exact_match", batch_size=1)
+            metrics.reset()
 
     def _metrics(self, stage: str) -> EvaluationMetrics:
         return cast(EvaluationMetrics, self.evaluation_metrics[stage])
@@ -276,6 +301,30 @@ class VLMModule(LightningModule):
                 f"given: {type(data).__name__}"
             )
         return data
+
+    @property
+    def averaged_parts(self) -> int:
+        """Shares that a step's gradient is averaged over: ranks by the strategy, micro-batches by Lightning.
+
+        What automatic optimisation is given is a share of the step's loss times this number.
+        """
+        return self.trainer.accumulate_grad_batches * self.trainer.world_size
+
+    def step_totals(self, batch: TrainingBatch) -> tuple[StepTotals, int]:
+        """Tells what a micro-batch's loss is a mean of.
+
+        Returns:
+            Counts, and the parts that the loss is a mean over: of the whole optimizer step, and 1; where the loader
+            does not tell them, of this micro-batch alone, and the number of micro-batches over all ranks.
+        """
+        if batch.step_totals is not None:
+            return batch.step_totals, 1
+        if not self._warned_of_totals:
+            self._warned_of_totals = True
+            logger.warning(
+                "the loader does not count what an optimizer step holds; the loss is averaged per micro-batch"
+            )
+        return batch.count(), self.averaged_parts
 
     @staticmethod
     def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:

@@ -19,11 +19,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_vlm.functional.random_streams import stream_seed
+from lit_vlm.interfaces.batches import PromptBatch
 from lit_vlm.interfaces.capabilities import RolloutObserver
 from lit_vlm.interfaces.coefficients import Coefficients
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.policy_roles import AdvantageEstimator, PolicyObjective, RolloutEngine
-from lit_vlm.interfaces.records import PromptBatch, Sample
+from lit_vlm.interfaces.records import Sample
 from lit_vlm.interfaces.roles import Reward
 from lit_vlm.interfaces.rollouts import Iteration, RewardContext, Rewards, Rollouts
 from lit_vlm.models.backbone import Backbone
@@ -90,6 +91,7 @@ class OnPolicyModule(VLMModule):
             )
         if reference is not None:
             reference.check(backbone.adapter is not None)
+            reference.check_on_policy()
         self.engine = engine
         self.group_size = group_size
         self.groups = groups

@@ -1,4 +1,4 @@
-"""The policy that a divergence is measured from: the model without its adapter, or a copy of an earlier state."""
+"""The policy that others are measured from: the model without its adapter, a copy of an earlier state, or a file."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.models.adapter_off import without_adapter
+from lit_vlm.models.adapters import AdapterSettings
 from lit_vlm.models.vision_language_model import VisionLanguageModel
 
-ReferenceKind = Literal["adapter_off", "frozen_copy"]
+ReferenceKind = Literal["adapter_off", "frozen_copy", "cached"]
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,17 @@ class ReferenceSettings:
 
     kind: ReferenceKind = "frozen_copy"
     """``adapter_off``: the model that the adapter is trained on, without further memory; ``frozen_copy``: the policy as
-    it was at the start, of which the weights that train are kept a second time."""
+    it was at the start, of which the weights that train are kept a second time; ``cached``: the policy as it was at the
+    start, whose log-probabilities of the data's completions are computed once ahead and kept in a file. The last is for
+    completions that are known beforehand, as in preference learning."""
     sync_every: int | None = None
     """Optimizer steps after which a frozen copy follows the policy; None never."""
     mixing: float = 1.0
     """Share of the policy in the copy where it follows, in (0, 1]; the rest is the copy as it was. TRL: 0.6."""
+    cache: str | None = None
+    """File of ``cached``; None: ``NAME.reference_log_probs.safetensors`` beside the training records ``NAME``, or
+    ``reference_log_probs.safetensors`` in ``trainer.default_root_dir`` where the data are no files. It is made where it
+    does not exist."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(ReferenceKind):
@@ -36,10 +43,16 @@ class ReferenceSettings:
             raise UserError(f"model.reference.sync_every is {self.sync_every}; give at least 1, or null for never")
         if not 0 < self.mixing <= 1:
             raise UserError(f"model.reference.mixing is {self.mixing}; it must lie in (0, 1]")
-        if self.kind == "adapter_off" and self.sync_every is not None:
+        if self.kind != "frozen_copy" and self.sync_every is not None:
+            fixed = "a model without its adapter" if self.kind == "adapter_off" else "a file"
             raise UserError(
-                "model.reference.sync_every is given, but a model without its adapter cannot follow the policy; set "
-                "model.reference.kind to frozen_copy"
+                f"model.reference.sync_every is given, but {fixed} cannot follow the policy; set model.reference.kind "
+                "to frozen_copy"
+            )
+        if self.cache is not None and self.kind != "cached":
+            raise UserError(
+                f"model.reference.cache is given, but model.reference.kind is {self.kind}; leave it out, or set kind "
+                "to cached"
             )
 
     def check(self, has_adapter: bool) -> None:
@@ -53,9 +66,46 @@ class ReferenceSettings:
                 "model.reference.kind is adapter_off, but there is no model.backbone.adapter; set it to frozen_copy"
             )
 
+    def check_on_policy(self) -> None:
+        """Refuses a file, for modules whose completions are not known before they are sampled.
+
+        Raises:
+            UserError: It is one.
+        """
+        if self.kind == "cached":
+            raise UserError(
+                "model.reference.kind is cached, but this module samples its completions anew, so that no file can "
+                "hold their log-probabilities; set it to frozen_copy, or to adapter_off with an adapter"
+            )
+
+
+def reference_for(
+    settings: ReferenceSettings | None, adapter: AdapterSettings | None, *, is_needed: bool
+) -> ReferenceSettings | None:
+    """Chooses the reference of a paradigm that compares with the policy as it was at the start.
+
+    Args:
+        settings: What was asked for; None leaves the choice.
+        adapter: That of the model.
+        is_needed: Whether there must be a reference.
+
+    Returns:
+        What was asked for; else, where one is needed, the model without its adapter where that is new, and a frozen
+        copy otherwise.
+
+    Raises:
+        UserError: What was asked for does not fit the model.
+    """
+    if settings is not None:
+        settings.check(adapter is not None)
+        return settings
+    if not is_needed:
+        return None
+    return ReferenceSettings("adapter_off" if adapter is not None and adapter.load is None else "frozen_copy")
+
 
 class ReferencePolicy:
-    """Puts the reference in the place of a policy for a while.
+    """Puts the reference in the place of a policy for a while; not for ``cached``, which needs no second policy.
 
     A frozen copy keeps only what trains, and is swapped in; the rest of the weights is the same in both.
 

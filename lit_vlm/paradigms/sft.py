@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lit_vlm.interfaces.batches import PromptBatch
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.records import PromptBatch
 from lit_vlm.interfaces.roles import Reward, SupervisedObjective
 from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.vision_language_model import GenerationSettings
 from lit_vlm.objectives.sft_loss import SFTLoss
 from lit_vlm.paradigms.base import VLMModule
 from lit_vlm.paradigms.optimization import OptimizerSettings
-
-logger = logging.getLogger(__name__)
 
 
 class SFTModule(VLMModule):
@@ -52,7 +48,6 @@ class SFTModule(VLMModule):
         self.objective = objective
         self.chunk_tokens = chunk_tokens
         self._step_sums = torch.zeros(3)
-        self._warned = False
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         """Computes this micro-batch's share of the step's loss.
@@ -60,19 +55,14 @@ class SFTModule(VLMModule):
         Returns:
             ``W K`` times the share: the strategy averages over ranks (``W``), Lightning over micro-batches (``K``).
         """
-        totals = batch.step_totals
-        accumulated, ranks = self.trainer.accumulate_grad_batches, self.trainer.world_size
+        totals, parts = self.step_totals(batch)
         scores = self.policy.score(batch, self.chunk_tokens)
-        if totals is None:
-            self._warn_once()
-            share = self.objective(scores, batch.count()) / (accumulated * ranks)
-        else:
-            share = self.objective(scores, totals)
+        share = self.objective(scores, totals) / parts
         hits = scores.is_top.sum()
         self._step_sums = self._step_sums.to(share.device) + torch.stack(
             [share.detach(), hits.float(), hits.new_tensor(len(scores.rows)).float()]
         )
-        return share * accumulated * ranks
+        return share * self.averaged_parts
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Logs the figures of the whole step, over its micro-batches and ranks."""
@@ -81,10 +71,3 @@ class SFTModule(VLMModule):
         self.log("train/token_accuracy", hits / labels.clamp(min=1))
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
         self._step_sums = torch.zeros_like(self._step_sums)
-
-    def _warn_once(self) -> None:
-        if not self._warned:
-            self._warned = True
-            logger.warning(
-                "the loader does not tell how many labels an optimizer step has; the loss is averaged per micro-batch"
-            )

@@ -39,6 +39,16 @@ def test_the_report_compares_the_sanity_check_with_the_last_validation(fit, tmp_
     assert "next:\n  lit-vlm recipes [all]\n" in printed
 
 
+def test_other_shares_stand_below(fit, tmp_path, capsys):
+    fit(BeforeAfterReport(also=["exact_match/sum"]), num_sanity_val_steps=-1)
+    report = strict_json(tmp_path / "report.json")
+    assert list(report["comparison"]) == ["overall", "read", "sum", "exact match/sum"]
+    assert report["comparison"]["exact match/sum"] == report["comparison"]["sum"]
+    assert "exact match/sum" in capsys.readouterr().out
+    with pytest.raises(UserError, match="also names 'f2'"):
+        fit(BeforeAfterReport(also=["f2"]), num_sanity_val_steps=-1)
+
+
 def test_the_picture_shows_the_first_rows(fit, tmp_path):
     report = BeforeAfterReport(rows=3, contact_sheet="rows.png")
     fit(report, num_sanity_val_steps=-1)

@@ -112,3 +112,37 @@ def test_values_beyond_the_bounds_fail_before_training_and_name_the_option():
     check_reach(bounded, "kl", 0.0, 1.0, "X")
     with pytest.raises(UserError, match="takes the coefficient 'kl' from 0 to 5"):
         start(CoefficientSchedule("kl", start=5.0, end=0.0))
+
+
+class Comparing:
+    """A module that samples nothing."""
+
+    def __init__(self, **declared):
+        self.coefficients = Coefficients(declared)
+
+
+def test_a_module_that_samples_nothing_is_turned_at_each_optimizer_step():
+    module = Comparing(beta=Coefficient(0.1))
+    callback = CoefficientSchedule("beta", start=0.1, end=0.5, steps=4)
+    trainer = make_trainer()
+    callback.setup(trainer, module, "fit")
+    seen = []
+    for step in (0, 0, 2, 9):
+        trainer.global_step = step
+        callback.on_train_batch_start(trainer, module, None, 0)
+        seen.append(module.coefficients["beta"])
+    assert seen == pytest.approx([0.1, 0.1, 0.3, 0.5])
+    assert callback.state_dict()["step"] == 9
+
+
+def test_batches_of_a_module_with_rollouts_leave_the_round_alone():
+    callback = CoefficientSchedule("kl", start=0.0, end=1.0, steps=10)
+    trainer, module = start(callback)
+    trainer.global_step = 5
+    callback.on_train_batch_start(trainer, module, None, 0)
+    assert module.coefficients["kl"] == 0.04
+
+
+def test_a_module_without_coefficients_is_refused():
+    with pytest.raises(UserError, match="leave it out"):
+        CoefficientSchedule("beta", start=0.1, end=0.5).setup(make_trainer(), object(), "fit")

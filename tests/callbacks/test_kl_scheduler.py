@@ -3,7 +3,7 @@ import math
 import pytest
 
 from lit_vlm.callbacks.kl_scheduler import KLScheduler
-from lit_vlm.interfaces.coefficients import Coefficient
+from lit_vlm.interfaces.coefficients import Coefficient, Coefficients
 from lit_vlm.interfaces.errors import UserError
 from tests.callbacks.rollout_fakes import Module, make_iteration, make_rollouts, make_trainer, on_ranks, play
 
@@ -154,3 +154,12 @@ def test_what_the_module_does_not_allow_fails_before_training():
     module = Module(clip_low=Coefficient(0.2, 0.0, 0.9))
     with pytest.raises(UserError, match=r"'kl', which this module lacks; it has clip_low; .* highest_kl .* at least 0"):
         KLScheduler().setup(make_trainer(), module, "fit")
+
+
+def test_a_weight_cannot_adapt_to_completions_that_nobody_samples():
+    class Comparing:
+        coefficients = Coefficients({"beta": Coefficient(0.1)})
+
+    KLScheduler("linear", coefficient="beta", start=0.1, end=0.3).setup(make_trainer(), Comparing(), "fit")
+    with pytest.raises(UserError, match="Comparing samples none; choose linear or cosine"):
+        KLScheduler("adaptive", coefficient="beta").setup(make_trainer(), Comparing(), "fit")

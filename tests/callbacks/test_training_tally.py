@@ -1,7 +1,7 @@
 import torch
 
 from lit_vlm.callbacks.training_tally import TrainingTally
-from lit_vlm.interfaces.records import PromptBatch
+from lit_vlm.interfaces.batches import PreferenceBatch, PromptBatch
 
 
 def batch(*lengths):
@@ -89,3 +89,20 @@ def test_totals_go_on_after_a_resume():
     clock.now += 1
     later.add(batch(4))
     assert later.totals == (7, 2, 3.0)
+
+
+def test_pairs_count_their_prompts_once_and_each_completion():
+    prompts, completions = batch(3, 4), batch(2, 2, 1)
+    nobody = torch.zeros(2, dtype=torch.long)
+    pairs = PreferenceBatch(
+        prompts,
+        completions.input_ids,
+        completions.attention_mask,
+        completions.attention_mask,
+        torch.tensor([0, 0, 1]),
+        chosen=nobody,
+    )
+    tally = TrainingTally()
+    tally.start()
+    tally.add(pairs)
+    assert (int(tally.tokens), tally.samples) == (12, 2)

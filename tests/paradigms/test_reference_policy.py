@@ -4,7 +4,8 @@ import torch
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.models.adapters import AdapterSettings
 from lit_vlm.models.backbone import Backbone
-from lit_vlm.paradigms.reference_policy import ReferencePolicy, ReferenceSettings
+from lit_vlm.paradigms.grpo import GRPOModule
+from lit_vlm.paradigms.reference_policy import ReferencePolicy, ReferenceSettings, reference_for
 
 
 @pytest.fixture
@@ -31,11 +32,13 @@ def same(first, second):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "copy"}, r"model\.reference\.kind is 'copy'; give one of adapter_off, frozen_copy"),
+        ({"kind": "copy"}, r"model\.reference\.kind is 'copy'; give one of adapter_off, frozen_copy, cached"),
         ({"sync_every": 0}, r"sync_every is 0"),
         ({"mixing": 0.0}, r"mixing is 0\.0"),
         ({"mixing": 1.5}, r"mixing is 1\.5"),
-        ({"kind": "adapter_off", "sync_every": 4}, "cannot follow the policy"),
+        ({"kind": "adapter_off", "sync_every": 4}, "without its adapter cannot follow the policy"),
+        ({"kind": "cached", "sync_every": 4}, "a file cannot follow the policy"),
+        ({"cache": "file"}, r"model\.reference\.cache is given, but model\.reference\.kind is frozen_copy"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, message):
@@ -119,3 +122,20 @@ def test_features_are_shared_where_vision_does_not_train(load):
     assert not ReferencePolicy(ReferenceSettings(), load()).shares_vision
     adapted = load(adapter=AdapterSettings(rank=4))
     assert ReferencePolicy(ReferenceSettings("adapter_off"), adapted).shares_vision
+
+
+def test_a_module_that_samples_its_completions_refuses_a_file():
+    with pytest.raises(UserError, match=r"model\.reference\.kind is cached, but this module samples"):
+        GRPOModule(reference=ReferenceSettings("cached"))
+    ReferenceSettings().check_on_policy()
+
+
+def test_what_nobody_asked_for_is_chosen_by_the_adapter():
+    new, loaded = AdapterSettings(), AdapterSettings(load="folder")
+    assert reference_for(None, None, is_needed=False) is None
+    assert reference_for(None, None, is_needed=True).kind == "frozen_copy"
+    assert reference_for(None, new, is_needed=True).kind == "adapter_off"
+    assert reference_for(None, loaded, is_needed=True).kind == "frozen_copy"
+    assert reference_for(ReferenceSettings("cached"), new, is_needed=False).kind == "cached"
+    with pytest.raises(UserError, match="set it to frozen_copy"):
+        reference_for(ReferenceSettings("adapter_off"), None, is_needed=True)
