@@ -1,0 +1,58 @@
+"""Attempts at focus scenes written by rule from the truth, for where no model has made any."""
+
+import random
+
+from lit_vlm.functional.boxes import Box
+from lit_vlm.functional.focus_boxes import Size, clipped_box
+from lit_vlm.functional.focus_traces import Trace
+from lit_vlm.functional.negative_boxes import negative_box
+from lit_vlm.interfaces.records import Sample
+
+RIGHT_ANSWERS = 0.8
+"""Share of right answers behind a good box; behind a bad one a digit is guessed."""
+LARGEST_SHIFT = 2
+"""Most pixels by which a good box is off, across and down."""
+
+
+def scripted_attempts(sample: Sample, attempts: int, stream: random.Random) -> list[Trace]:
+    """Writes attempts as a model might: a box near the true one, and one near another shape (``negative_box``).
+
+    Args:
+        sample: A sample of ``FocusSceneGenerator``.
+        attempts: How many.
+        stream: Source of all choices.
+
+    Returns:
+        Two traces an attempt, the good one first; only that one where no other place is found.
+    """
+    if sample.answer is None:
+        raise ValueError(f"{sample.id} has no answer to write attempts by")
+    image = sample.images[0].pil
+    truth: Box = tuple(sample.meta.extra["box"])
+    others: list[Box] = [tuple(item["box"]) for item in sample.meta.extra["objects"] if tuple(item["box"]) != truth]
+    traces = []
+    for _ in range(attempts):
+        good = _near(truth, image.size, stream)
+        right = stream.random() < RIGHT_ANSWERS
+        traces.append((write_box(good), f"<answer>{sample.answer.value if right else stream.randrange(10)}</answer>"))
+        bad = negative_box(good, _near(stream.choice(others), image.size, stream), image.size, stream)
+        if bad is not None:
+            traces.append((write_box(bad), f"<answer>{stream.randrange(10)}</answer>"))
+    return traces
+
+
+def _near(box: Box, size: Size, stream: random.Random) -> Box:
+    across, down = (stream.randint(-LARGEST_SHIFT, LARGEST_SHIFT) for _ in range(2))
+    shifted = (box[0] + across, box[1] + down, box[2] + across, box[3] + down)
+    return clipped_box(shifted, size) or box
+
+
+def write_box(box: Box) -> str:
+    """Writes a box in whole pixels, as the assistant's first turn does.
+
+    Example:
+        >>> write_box((1.4, 2.6, 30.0, 40.2))
+        '<answer>(1, 3, 30, 40)</answer>'
+    """
+    left, top, right, bottom = (round(edge) for edge in box)
+    return f"<answer>{(left, top, right, bottom)}</answer>"
