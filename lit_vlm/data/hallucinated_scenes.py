@@ -1,0 +1,203 @@
+"""Describes drawn scenes in several sentences, some of them wrong, and tells of each in what way.
+
+The labels are known by construction: an object that is not there, another size, colour or shape than it has, another
+place than it has. A scene shows every shape at most once, so that a shape names one object.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from lit_vlm.data.embedded import EmbeddedDataModule, check_choice
+from lit_vlm.data.levelled_tasks import LevelledTasks
+from lit_vlm.data.scene_composition import LEVELS, Layout, Level, fill_in, spread, vary
+from lit_vlm.data.scene_drawing import SHAPES, Description, SceneObject, draw_scene, place_objects
+from lit_vlm.data.shape_scenes import split_of
+from lit_vlm.interfaces.errors import UserError
+from lit_vlm.interfaces.records import MediaRef, Sample, Split, assistant_message, user_message
+from lit_vlm.interfaces.roles import SampleEncoder
+from lit_vlm.interfaces.segments import HALLUCINATIONS, SEGMENT_LABELS, Hallucination
+
+QUESTIONS = ("describe the picture.", "what do you see?", "list the objects.")
+PLAIN = ("here is the picture.", "this is the picture.")
+"""Sentences in which there is nothing to get wrong."""
+PLACES = {"column": ("left of", "right of"), "row": ("above", "below")}
+"""Words for a lower and a higher column or row."""
+SENTENCES = (3, 5)
+"""Fewest and most of a description."""
+
+
+class _Mix(NamedTuple):
+    """Shares of the kinds of sentences, and of those that are wrong."""
+
+    objects: float
+    """Sentences that name one object, with or without its looks."""
+    places: float
+    """Sentences that say where one object stands to another; the rest of the sentences say nothing."""
+    absent: float
+    """Share of both kinds that name an object which is not there."""
+    bare: float
+    """Share of the sentences about one object that name its shape only."""
+
+
+_MIXES: dict[Hallucination | None, _Mix] = {
+    None: _Mix(0.45, 0.4, 0.25, 0.2),
+    "existence": _Mix(0.6, 0.2, 0.5, 0.3),
+    "attribute": _Mix(0.8, 0.1, 0.1, 0.1),
+    "relation": _Mix(0.15, 0.75, 0.1, 0.2),
+}
+
+
+class Sentence(NamedTuple):
+    """One sub-sentence of a description with its labels: -1 wrong, 0 nothing of the kind is said, 1 right.
+
+    Looks and places are judged only of objects that are there.
+    """
+
+    text: str
+    existence: int = 0
+    attribute: int = 0
+    relation: int = 0
+
+
+@dataclass(frozen=True)
+class HallucinatedSceneGenerator(LevelledTasks):
+    """Draws scenes of coloured shapes and describes them, rightly and wrongly; every scene belongs to one split."""
+
+    seed: int = 0
+    """Names the data set: another seed gives other samples, but never moves a scene to another split."""
+    subject: Hallucination | None = None
+    """What most sentences can get wrong, so that its three labels are about equally frequent; None for a mixture."""
+    levels: tuple[int, ...] = (1, 2)
+    """Difficulties 1 to 5, drawn uniformly: from 3 on more colours, overlap, lines and noise."""
+    image_size: int = 64
+    """Side of the picture in pixels, at least 32."""
+
+    name = "hallucinated_scenes"
+
+    def __post_init__(self) -> None:
+        if self.subject is not None:
+            check_choice("subject", [self.subject], HALLUCINATIONS)
+        check_choice("levels", self.levels, tuple(LEVELS))
+        if self.image_size < 32:
+            raise UserError(f"image_size is {self.image_size}; shapes need at least 32 pixels")
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """One task: to describe."""
+        return ("describe",)
+
+    def sample(self, split: Split, index: int) -> Sample:
+        """Builds one scene of the split and a description of it; ``meta.extra`` holds the labels of its sentences.
+
+        Raises:
+            UserError: There is no such split.
+        """
+        _, difficulty, stream = self._drawn(split, index)
+        level = LEVELS[difficulty]
+        layout = _layout(level, stream)
+        while split_of(layout) != split:
+            layout = _layout(level, stream)
+        objects = place_objects(layout, self.image_size, level.clutter.overlap, stream)
+        image = draw_scene(objects, self.image_size, level.clutter, stream)
+        mix = _MIXES[self.subject]
+        sentences = [_sentence(objects, level, mix, stream) for _ in range(stream.randint(*SENTENCES))]
+        outline = self.outline(split, index)
+        return replace(
+            outline,
+            messages=(
+                user_message(stream.choice(QUESTIONS), images=1),
+                assistant_message(" ".join(sentence.text for sentence in sentences)),
+            ),
+            images=(MediaRef(pil=image, size=image.size),),
+            meta=replace(
+                outline.meta,
+                extra={
+                    "objects": [{**item.looks._asdict(), "row": item.row, "column": item.column} for item in objects],
+                    SEGMENT_LABELS: {
+                        kind: [getattr(sentence, kind) for sentence in sentences] for kind in HALLUCINATIONS
+                    },
+                },
+            ),
+        )
+
+
+class HallucinatedScenes(EmbeddedDataModule):
+    """Serves descriptions of drawn scenes with labels of every sentence, to train models that judge sentences.
+
+    Args:
+        encoder: Encodes for the model; the command line fills it in from ``model``.
+        subject: What most sentences can get wrong: ``existence``, ``attribute`` or ``relation``; None for a mixture.
+        levels: Difficulties 1 to 5, drawn uniformly.
+        image_size: Side of the scene in pixels.
+        seed: Names the data set.
+        system_prompt: Put before every sample; None adds nothing.
+        options: Sizes, batch sizes and workers, see ``EmbeddedDataModule``.
+    """
+
+    def __init__(
+        self,
+        encoder: SampleEncoder | None = None,
+        *,
+        subject: Hallucination | None = None,
+        levels: Sequence[int] = (1, 2),
+        image_size: int = 64,
+        seed: int = 0,
+        system_prompt: str | None = None,
+        **options: Any,
+    ) -> None:
+        generator = HallucinatedSceneGenerator(seed, subject, tuple(levels), image_size)
+        super().__init__([generator], encoder, system_prompt=system_prompt, **options)
+
+
+def _layout(level: Level, stream: random.Random) -> Layout:
+    """Chooses two or three of the shapes, their looks and their cells."""
+    shapes = stream.sample(SHAPES, stream.randint(2, len(SHAPES) - 1))
+    return spread([fill_in(level, Description(shape=shape), stream) for shape in shapes], stream)
+
+
+def _sentence(objects: Sequence[SceneObject], level: Level, mix: _Mix, stream: random.Random) -> Sentence:
+    choice = stream.random()
+    if choice < mix.objects:
+        return _about_object(objects, level, mix, stream)
+    if choice < mix.objects + mix.places:
+        return _about_places(objects, mix, stream)
+    return Sentence(stream.choice(PLAIN))
+
+
+def _about_object(objects: Sequence[SceneObject], level: Level, mix: _Mix, stream: random.Random) -> Sentence:
+    is_absent = stream.random() < mix.absent
+    looks = (
+        fill_in(level, Description(shape=_absent_shape(objects, stream)), stream)
+        if is_absent
+        else stream.choice(objects).looks
+    )
+    named = () if stream.random() < mix.bare else stream.choice((("size",), ("colour",), ("size", "colour")))
+    is_wrong = bool(named) and not is_absent and stream.random() < 0.5
+    if is_wrong:
+        looks = vary(level, looks, named, stream)
+    said = Description(shape=looks.shape)._replace(**{name: getattr(looks, name) for name in named}).phrase
+    attribute = 0 if is_absent or not named else -1 if is_wrong else 1
+    article = "an" if said[0] in "aeiou" else "a"
+    return Sentence(f"there is {article} {said}.", existence=-1 if is_absent else 1, attribute=attribute)
+
+
+def _about_places(objects: Sequence[SceneObject], mix: _Mix, stream: random.Random) -> Sentence:
+    first, second = stream.sample(objects, 2)
+    axis = stream.choice([axis for axis in PLACES if getattr(first, axis) != getattr(second, axis)])
+    words = PLACES[axis]
+    truth = words[0] if getattr(first, axis) < getattr(second, axis) else words[1]
+    word = stream.choice(words)
+    shapes = [first.looks.shape, second.looks.shape]
+    is_absent = stream.random() < mix.absent
+    if is_absent:
+        shapes[stream.randrange(2)] = _absent_shape(objects, stream)
+    text = f"the {shapes[0]} is {word} the {shapes[1]}."
+    if is_absent:
+        return Sentence(text, existence=-1)
+    return Sentence(text, existence=1, relation=1 if word == truth else -1)
+
+
+def _absent_shape(objects: Sequence[SceneObject], stream: random.Random) -> str:
+    return stream.choice([shape for shape in SHAPES if all(item.looks.shape != shape for item in objects)])
