@@ -23,70 +23,20 @@ TRL is no dependency; put it in a folder of its own:
 import argparse
 import importlib.util
 import json
-import os
-import statistics
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from functools import partial
 
-from grpo_step_turns import Setting, Turns
+from grpo_step_turns import Setting
+from sides import COLUMNS, Side, take_turns
+from turns import Turns
 
 WANTED = {16: 2.0, 256: 3.0}
-SIDES = ("TRL", "ours")
-WARM_UP = 3
 MISSING = """TRL is not there; it is needed for this benchmark only. Put it in a folder of its own:
 
     uv pip install --target TRL_FOLDER --no-deps trl==1.16.0
     PYTHONPATH=TRL_FOLDER python benchmarks/grpo_step.py"""
-
-
-class Side:
-    """A trainer in a process of its own, which waits between its steps.
-
-    Args:
-        name: One of ``SIDES``.
-        setting: What a step is.
-        trl_batch: Completions of a pass of TRL's.
-    """
-
-    def __init__(self, name: str, setting: Setting, trl_batch: int) -> None:
-        self.name = name
-        self.steps: list[dict[str, Any]] = []
-        self._faults = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        told = json.dumps({"name": name, "setting": asdict(setting), "trl_batch": trl_batch})
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, "--side", told],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._faults,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(setting.threads), "TOKENIZERS_PARALLELISM": "false"},
-        )
-        self.loaded = self._hear()["loaded"]
-
-    def step(self) -> None:
-        """Lets it take a step."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("go\n")
-        self._process.stdin.flush()
-        self.steps.append(self._hear())
-
-    def end(self) -> None:
-        """Ends it."""
-        self._process.kill()
-        self._process.wait()
-        self._faults.close()
-
-    def _hear(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            self._faults.seek(0)
-            raise SystemExit(f"the side of {self.name} ended:\n{self._faults.read()}")
-        return dict(json.loads(line))
 
 
 def check(sides: Sequence[Side], setting: Setting) -> None:
@@ -107,29 +57,10 @@ def check(sides: Sequence[Side], setting: Setting) -> None:
 
 def compare(setting: Setting, trl_batch: int, rounds: int) -> bool:
     """Lets both sides take turns, and prints a row; tells whether ours is as fast and small as is wanted."""
-    sides = [Side(name, setting, trl_batch) for name in SIDES]
-    try:
-        for place in range(WARM_UP + rounds):
-            for side in sides if place % 2 else sides[::-1]:
-                side.step()
-            check(sides, setting)
-    finally:
-        for side in sides:
-            side.end()
-    theirs, ours = (side.steps[WARM_UP:] for side in sides)
-    columns = [str(setting.image_tokens), f"{setting.kl:g}"]
-    columns += [f"{statistics.median(step['seconds'] for step in steps):.3f}" for steps in (theirs, ours)]
-    medians = []
-    for clock in ("seconds", "processor_seconds"):
-        ratios = [their[clock] / own[clock] for their, own in zip(theirs, ours, strict=True)]
-        low, median, high = statistics.quantiles(ratios, n=4)
-        columns.append(f"{median:.2f} ({low:.2f}-{high:.2f})")
-        medians.append(median)
-    grown = [side.steps[-1]["peak"] - side.loaded for side in sides]
-    columns.append(" / ".join(f"{value:.0f}" for value in grown))
-    columns.append(" / ".join(f"{side.steps[-1]['peak']:.0f}" for side in sides))
-    print(f"| {' | '.join(columns)} |", flush=True)
-    return bool(medians[0] >= WANTED.get(setting.image_tokens, 0.0) and grown[1] <= grown[0])
+    told = {"setting": asdict(setting), "trl_batch": trl_batch}
+    outcome = take_turns(__file__, told, setting.threads, rounds, partial(check, setting=setting))
+    print(f"| {setting.image_tokens} | {setting.kl:g} | {' | '.join(outcome.columns)} |", flush=True)
+    return outcome.is_good(WANTED.get(setting.image_tokens, 0.0))
 
 
 def take_side(told: str) -> None:
@@ -168,8 +99,7 @@ def main() -> None:
     if len(images) != len(batches) or rounds < 2:
         parser.error("give a trl_batch for each of the image_tokens, and at least 2 rounds")
     print(
-        "| image tokens | KL | TRL s | ours s | TRL / ours (quartiles) | of processor time | "
-        "growth, MiB, TRL / ours | peak, MiB |\n|" + " --- |" * 8,
+        f"| image tokens | KL | {' | '.join(COLUMNS)} |\n|" + " --- |" * (2 + len(COLUMNS)),
         flush=True,
     )
     good = [

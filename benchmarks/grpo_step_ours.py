@@ -5,8 +5,9 @@ import warnings
 from typing import Any
 
 import torch
-from grpo_step_turns import QUESTION, Setting, Turns, Work, changes_since, pictures, reward_of, snapshot
+from grpo_step_turns import QUESTION, Setting, Work, reward_of
 from lightning import Callback, LightningModule, Trainer
+from turns import Turns, changes_since, pictures, snapshot
 
 from lit_vlm.data.vlm_data_module import Samples, VLMDataModule
 from lit_vlm.interfaces.records import Completion, MediaRef, Sample, SampleMeta, Split, user_message
@@ -30,7 +31,7 @@ class Pictures(VLMDataModule):
             Sample(
                 str(row), (user_message(QUESTION, images=1),), (MediaRef(pil=image),), meta=SampleMeta(category="all")
             )
-            for row, image in enumerate(pictures(setting))
+            for row, image in enumerate(pictures(setting.image_tokens, 8 * setting.prompts))
         ]
 
     @property

@@ -5,16 +5,17 @@ from typing import Any
 
 import torch
 from datasets import Dataset, Features, Image, Value
-from grpo_step_turns import QUESTION, Setting, Turns, Work, changes_since, pictures, reward_of, snapshot
+from grpo_step_turns import QUESTION, Setting, Work, reward_of
 from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer  # type: ignore[import-not-found]
+from turns import Turns, changes_since, pictures, snapshot
 
 from lit_vlm.models.backbone import Backbone
 
 
 def dataset(setting: Setting) -> Dataset:
     """Makes the prompts as TRL wants them."""
-    images = pictures(setting)
+    images = pictures(setting.image_tokens, 8 * setting.prompts)
     return Dataset.from_dict(
         {
             "prompt": [[{"role": "user", "content": QUESTION}] for _ in images],
