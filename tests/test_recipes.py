@@ -37,15 +37,22 @@ SMALL = {
     "trainer.enable_progress_bar": "false",
     "trainer.enable_model_summary": "false",
 }
-OPTIONS = [f"--{name}={value}" for name, value in SMALL.items()]
 STEPS_A_ROUND = 2
 
 
-def own_options(recipe):
-    """What else makes this one small: a round's optimizer steps fit its prompts and the length of the run."""
-    update = yaml.safe_load(recipe.read_text(encoding="utf-8"))["model"]["init_args"].get("update", {})
-    cut = min(update.get("minibatches", 1), STEPS_A_ROUND)
-    return [f"--model.update.minibatches={cut}"] if "minibatches" in update else []
+def small_options(recipe):
+    """What makes this one small; a round's optimizer steps fit its prompts and the length of the run."""
+    written = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    model, data = written["model"], written["data"]
+    options = dict(SMALL)
+    if "transform" in data["init_args"] and "train" not in data["init_args"]:
+        options["data.train_size"] = 64  # a transform reads all samples ahead
+    update = model["init_args"].get("update", {})
+    if "minibatches" in update:
+        options["model.update.minibatches"] = min(update["minibatches"], STEPS_A_ROUND)
+    if model["class_path"].endswith("SegmentRewardModule"):  # it writes no text
+        del options["model.generation.max_new_tokens"]
+    return [f"--{name}={value}" for name, value in options.items()]
 
 
 def name_of(path):
@@ -53,7 +60,7 @@ def name_of(path):
 
 
 def write_own_data(folder):
-    """Writes what a user would bring: conversations about a picture, where the recipe looks for them."""
+    """Writes what a user would bring: conversations and pairs about a picture, where recipes look for them."""
     folder.mkdir()
     Image.new("RGB", (56, 56)).save(folder / "page.png")
     records = [
@@ -67,6 +74,11 @@ def write_own_data(folder):
         for index in range(60)
     ]
     (folder / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    pairs = [
+        {"image": "page.png", "prompt": f"<image>Which digit is number {index}?", "chosen": "7", "rejected": "8"}
+        for index in range(60)
+    ]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
 
 
 @pytest.fixture
@@ -111,7 +123,7 @@ def test_a_recipe_prints_its_configuration_by_name(recipe, finished, capsys):
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
 def test_a_recipe_takes_two_steps(recipe, finished, tmp_path, capsys):
-    status = main(["fit", "--config", str(recipe), *OPTIONS, *own_options(recipe)])
+    status = main(["fit", "--config", str(recipe), *small_options(recipe)])
     assert status == 0, capsys.readouterr().err
     (trainer,) = finished
     assert trainer.global_step == 2
@@ -127,6 +139,6 @@ def test_a_recipe_that_names_an_unknown_part_does_not_run(finished, tmp_path, ca
     broken = yaml.safe_load((FOLDER / "quickstart.yaml").read_text(encoding="utf-8"))
     broken["model"]["class_path"] = "lit_vlm.paradigms.sft.SFTModul"
     (tmp_path / "broken.yaml").write_text(yaml.safe_dump(broken), encoding="utf-8")
-    assert main(["fit", "--config", "broken.yaml", *OPTIONS]) == 2
+    assert main(["fit", "--config", "broken.yaml", *small_options(FOLDER / "quickstart.yaml")]) == 2
     assert "SFTModul" in capsys.readouterr().err
     assert finished == []

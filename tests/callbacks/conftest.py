@@ -11,12 +11,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from lit_vlm.interfaces.batches import EvaluationBatch, PromptBatch
 from lit_vlm.interfaces.records import (
     Answer,
     Completion,
-    EvaluationBatch,
     MediaRef,
-    PromptBatch,
     Sample,
     SampleMeta,
     Verdict,

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import torch
 
+from lit_vlm.interfaces.batches import PromptBatch
 from lit_vlm.interfaces.coefficients import Coefficient, Coefficients
-from lit_vlm.interfaces.records import Completion, PromptBatch, Sample, SampleMeta, Verdict, user_message
+from lit_vlm.interfaces.records import Completion, Sample, SampleMeta, Verdict, user_message
 from lit_vlm.interfaces.rollouts import Iteration, Rewards, Rollouts
 from tests.advantages.material import Ranks
 

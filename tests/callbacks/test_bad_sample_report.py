@@ -5,8 +5,9 @@ import pytest
 from torch.utils.data import DataLoader
 
 from lit_vlm.callbacks.bad_sample_report import BadSampleReport, summary_lines
+from lit_vlm.interfaces.batches import EvaluationBatch
 from lit_vlm.interfaces.errors import TooManyBadSamplesError
-from lit_vlm.interfaces.records import BadSample, EvaluationBatch
+from lit_vlm.interfaces.records import BadSample
 
 FIRST, SECOND = BadSample("data.jsonl, line 3", "it has no messages"), BadSample("data.jsonl, line 9", "no such file")
 

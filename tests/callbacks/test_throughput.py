@@ -6,8 +6,8 @@ from lightning import Callback
 
 from lit_vlm.callbacks.throughput import Throughput
 from lit_vlm.callbacks.training_tally import TrainingTally
+from lit_vlm.interfaces.batches import PromptBatch
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.records import PromptBatch
 
 
 class Seen(Callback):

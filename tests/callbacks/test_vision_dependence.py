@@ -13,8 +13,9 @@ from PIL import ImageStat
 from lit_vlm.callbacks.vision_dependence import SUMS, VisionDependence, figures_of
 from lit_vlm.callbacks.vision_probes import plan_probes
 from lit_vlm.functional.media import open_image
+from lit_vlm.interfaces.batches import PromptBatch
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.records import MediaRef, PromptBatch, RewardOutput, Sample, user_message
+from lit_vlm.interfaces.records import MediaRef, RewardOutput, Sample, user_message
 from lit_vlm.interfaces.roles import SampleEncoder
 from lit_vlm.models.vision_language_model import GenerationSettings
 from tests.paradigms.on_policy_material import data, engine, module
@@ -32,6 +33,7 @@ class CountingEncoder(SampleEncoder):
         return PromptBatch(labels, labels, {}, tuple(samples), labels)
 
     encode_prompts = encode_evaluation = describe_prompt = count_tokens = count_prompt_tokens = tokenise = None
+    encode_pairs = encode_groups = count_comparison_tokens = None
     decode = None
 
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from lit_vlm.command_line.encoded_rows import encode_row, without_limit
+from lit_vlm.interfaces.batches import PromptBatch
 from lit_vlm.interfaces.errors import BadSampleError, UserError
-from lit_vlm.interfaces.records import IGNORED_LABEL, PromptBatch, Sample, user_message
+from lit_vlm.interfaces.records import IGNORED_LABEL, Sample, user_message
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])

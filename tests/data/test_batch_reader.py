@@ -4,8 +4,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from lit_vlm.data.batch_reader import BatchReader, dropped_of, size_of, with_dropped
+from lit_vlm.interfaces.batches import EvaluationBatch, PromptBatch
 from lit_vlm.interfaces.errors import BadSampleError, UserError
-from lit_vlm.interfaces.records import BadSample, EvaluationBatch, MediaRef, PromptBatch, Sample, VideoRef
+from lit_vlm.interfaces.records import BadSample, MediaRef, Sample, VideoRef
 
 UNREADABLE, UNENCODABLE, TOO_LONG = 13, 17, 19
 

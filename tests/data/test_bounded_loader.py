@@ -13,8 +13,9 @@ import torch
 from torch.utils.data import Dataset
 
 from lit_vlm.data.bounded_loader import BoundedLoader
+from lit_vlm.interfaces.batches import PromptBatch
 from lit_vlm.interfaces.errors import BadSampleError, UserError
-from lit_vlm.interfaces.records import PromptBatch, Sample
+from lit_vlm.interfaces.records import Sample
 
 BATCHES = [[3 * batch + row for row in range(3)] for batch in range(12)]
 

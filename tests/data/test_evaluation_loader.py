@@ -4,8 +4,9 @@ from torch.utils.data import Dataset
 
 from lit_vlm.data.bad_samples import BadSampleLedger
 from lit_vlm.data.evaluation_loader import EvaluationLoader
+from lit_vlm.interfaces.batches import EvaluationBatch, PromptBatch
 from lit_vlm.interfaces.errors import BadSampleError, TooManyBadSamplesError, UserError
-from lit_vlm.interfaces.records import EvaluationBatch, PromptBatch, Sample
+from lit_vlm.interfaces.records import Sample
 
 
 class Samples(Dataset):

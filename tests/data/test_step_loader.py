@@ -12,8 +12,9 @@ from torch.utils.data import Dataset
 from lit_vlm.data.bad_samples import BadSampleLedger
 from lit_vlm.data.batch_plans import ShardedBatches, TokenBudgetBatches
 from lit_vlm.data.step_loader import StepLoader
+from lit_vlm.interfaces.batches import PromptBatch, StepTotals
 from lit_vlm.interfaces.errors import BadSampleError, TooManyBadSamplesError, UserError
-from lit_vlm.interfaces.records import BadSample, PromptBatch, StepTotals
+from lit_vlm.interfaces.records import BadSample
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
