@@ -38,14 +38,16 @@ class _Mix(NamedTuple):
     absent: float
     """Share of both kinds that name an object which is not there."""
     bare: float
-    """Share of the sentences about one object that name its shape only."""
+    """Share of the sentences that name objects by their shape only."""
+    misdescribed: float
+    """Share of the sentences that describe one object which is there, and describe it wrongly."""
 
 
 _MIXES: dict[Hallucination | None, _Mix] = {
-    None: _Mix(0.45, 0.4, 0.25, 0.2),
-    "existence": _Mix(0.6, 0.2, 0.5, 0.3),
-    "attribute": _Mix(0.8, 0.1, 0.1, 0.1),
-    "relation": _Mix(0.15, 0.75, 0.1, 0.2),
+    None: _Mix(0.45, 0.4, 0.25, 0.2, 0.5),
+    "existence": _Mix(0.6, 0.2, 0.5, 0.1, 0.1),
+    "attribute": _Mix(0.8, 0.1, 0.1, 0.1, 0.5),
+    "relation": _Mix(0.15, 0.75, 0.1, 0.1, 0.5),
 }
 
 
@@ -162,7 +164,7 @@ def _sentence(objects: Sequence[SceneObject], level: Level, mix: _Mix, stream: r
     if choice < mix.objects:
         return _about_object(objects, level, mix, stream)
     if choice < mix.objects + mix.places:
-        return _about_places(objects, mix, stream)
+        return _about_places(objects, level, mix, stream)
     return Sentence(stream.choice(PLAIN))
 
 
@@ -174,7 +176,7 @@ def _about_object(objects: Sequence[SceneObject], level: Level, mix: _Mix, strea
         else stream.choice(objects).looks
     )
     named = () if stream.random() < mix.bare else stream.choice((("size",), ("colour",), ("size", "colour")))
-    is_wrong = bool(named) and not is_absent and stream.random() < 0.5
+    is_wrong = bool(named) and not is_absent and stream.random() < mix.misdescribed
     if is_wrong:
         looks = vary(level, looks, named, stream)
     said = Description(shape=looks.shape)._replace(**{name: getattr(looks, name) for name in named}).phrase
@@ -183,17 +185,20 @@ def _about_object(objects: Sequence[SceneObject], level: Level, mix: _Mix, strea
     return Sentence(f"there is {article} {said}.", existence=-1 if is_absent else 1, attribute=attribute)
 
 
-def _about_places(objects: Sequence[SceneObject], mix: _Mix, stream: random.Random) -> Sentence:
+def _about_places(objects: Sequence[SceneObject], level: Level, mix: _Mix, stream: random.Random) -> Sentence:
     first, second = stream.sample(objects, 2)
     axis = stream.choice([axis for axis in PLACES if getattr(first, axis) != getattr(second, axis)])
     words = PLACES[axis]
     truth = words[0] if getattr(first, axis) < getattr(second, axis) else words[1]
     word = stream.choice(words)
-    shapes = [first.looks.shape, second.looks.shape]
+    looks = [first.looks, second.looks]
     is_absent = stream.random() < mix.absent
     if is_absent:
-        shapes[stream.randrange(2)] = _absent_shape(objects, stream)
-    text = f"the {shapes[0]} is {word} the {shapes[1]}."
+        absent = Description(shape=_absent_shape(objects, stream))
+        looks[stream.randrange(2)] = fill_in(level, absent, stream)
+    is_bare = stream.random() < mix.bare
+    named = [Description("", "" if is_bare else one.colour, one.shape).phrase for one in looks]
+    text = f"the {named[0]} is {word} the {named[1]}."
     if is_absent:
         return Sentence(text, existence=-1)
     return Sentence(text, existence=1, relation=1 if word == truth else -1)

@@ -16,7 +16,7 @@ from lit_vlm.parsing.segments import split_segments
 SENTENCE_WORDS = "there is a an the here this picture left right of above below"
 WORDS = {*SENTENCE_WORDS.split(), *SIZES, *COLOURS, *SHAPES}
 OBJECT = re.compile(rf"there is an? (?:({'|'.join(SIZES)}) )?(?:({'|'.join(COLOURS)}) )?({'|'.join(SHAPES)})\.")
-PLACES = re.compile(r"the (\w+) is (left of|right of|above|below) the (\w+)\.")
+PLACES = re.compile(r"the (?:\w+ )?(\w+) is (left of|right of|above|below) the (?:\w+ )?(\w+)\.")
 
 
 def samples(count: int = 50, **settings: Any) -> list[Sample]:
