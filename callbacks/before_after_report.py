@@ -127,7 +127,7 @@ class BeforeAfterReport(Callback):
         for option, name in (("metric", self.metric), *(("also", name) for name in self.also)):
             if name not in metrics:
                 raise UserError(
-                    f"BeforeAfterReport.{option} names {name!r}, which validation does not log; choose one of "
+                    f"BeforeAfterReport.{option} is {name!r}, which validation does not log; choose one of "
                     f"{sorted(metrics)}"
                 )
         self._before = figures

@@ -45,7 +45,7 @@ def test_other_shares_stand_below(fit, tmp_path, capsys):
     assert list(report["comparison"]) == ["overall", "read", "sum", "exact match/sum"]
     assert report["comparison"]["exact match/sum"] == report["comparison"]["sum"]
     assert "exact match/sum" in capsys.readouterr().out
-    with pytest.raises(UserError, match="also names 'f2'"):
+    with pytest.raises(UserError, match="also is 'f2'"):
         fit(BeforeAfterReport(also=["f2"]), num_sanity_val_steps=-1)
 
 

@@ -35,7 +35,8 @@ class Losses(Callback):
 
 
 def module(folder: Path, rate: float = 1e-3, **options: Any) -> SegmentRewardModule:
-    optimizer = OptimizerSettings(learning_rate=rate, warmup=0, schedule="constant")
+    # A large epsilon, lest rounding of gradients near 0 decide the direction of a step.
+    optimizer = OptimizerSettings(learning_rate=rate, warmup=0, schedule="constant", epsilon=1e-4)
     return SegmentRewardModule(
         Backbone(str(folder), **options), hallucination="relation", optimizer=optimizer, max_tokens=512
     )
