@@ -59,7 +59,7 @@ class SampleEncoder(ABC):
 
     @abstractmethod
     def encode_evaluation(self, samples: Sequence[Sample]) -> EvaluationBatch:
-        """Encodes both forms, decoding each image once."""
+        """Encodes both forms, decoding each image once, and the samples' preferences where there are any."""
 
     @abstractmethod
     def encode_pairs(self, samples: Sequence[Sample], corrupt: SampleCorruption | None = None) -> PreferenceBatch:

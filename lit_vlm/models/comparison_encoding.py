@@ -44,7 +44,8 @@ class _Collected:
     encoder: ProcessorEncoder
     samples: list[Sample] = field(default_factory=list)
     rows: list[TokenRow] = field(default_factory=list)
-    completions: list[tuple[int, _Continuation]] = field(default_factory=list)
+    completions: dict[tuple[int, _Continuation], int] = field(default_factory=dict)
+    """Number of each completion, by its prompt and its tokens."""
     dropped: list[BadSample] = field(default_factory=list)
 
     def add_prompt(self, sample: Sample, row: TokenRow) -> int:
@@ -55,14 +56,7 @@ class _Collected:
 
     def add_completion(self, prompt: int, continuation: _Continuation) -> int:
         """Returns the number of a completion, adding it where the prompt has no equal one."""
-        wanted = (prompt, continuation)
-        for number in range(len(self.completions) - 1, -1, -1):
-            if self.completions[number] == wanted:
-                return number
-            if self.completions[number][0] < prompt:
-                break
-        self.completions.append(wanted)
-        return len(self.completions) - 1
+        return self.completions.setdefault((prompt, continuation), len(self.completions))
 
     def batch(self) -> CompletionSet:
         """Pads what was found."""
@@ -106,37 +100,36 @@ def encode_pairs(
     """
     found = _Collected(encoder)
     chosen, rejected, corrupted, weights, sample_of = [], [], [], [], []
+    distinct = [_distinct_prompts(sample) for sample in samples]
+    rows = _encoded(encoder, distinct)
+    spoilt = [
+        [corrupt(prompt) for prompt in prompts if _shows_media(prompt)] if corrupt else [] for prompts in distinct
+    ]
+    spoilt_rows = _encoded(encoder, spoilt)
     kept = 0
-    for sample in samples:
-        if not all(preference.chosen for preference in sample.preferences) or not sample.preferences:
-            raise BadSampleError(
-                origin_of(sample), "it has no preference to learn from: give it a chosen and a rejected completion"
-            )
-        prompts = _prompts(sample)
-        rows = encoder.prompt_rows(prompts)
-        spoilt = list(map(corrupt, prompts)) if corrupt is not None else []
-        spoilt_rows = encoder.prompt_rows([other for other in spoilt if _shows_media(other)])
-        halves = [
-            tuple(_continuation(encoder, prompt, turns) for turns in (preference.chosen, preference.rejected))
-            for prompt, preference in zip(prompts, sample.preferences, strict=True)
+    for place, sample in enumerate(samples):
+        asked = {prompt.messages: (prompt, row) for prompt, row in zip(distinct[place], rows[place], strict=True)}
+        pairs = [
+            _Pair.of(encoder, preference, *asked[_messages(sample, preference)]) for preference in sample.preferences
         ]
-        room = [encoder.max_tokens - len(row.ids) for row in rows]
-        reason = next(filter(None, map(_reason_to_drop, halves, room)), None)
+        reason = next(filter(None, (pair.reason_to_drop() for pair in pairs)), None)
         if reason is not None:
             found.dropped.append(BadSample(origin_of(sample), reason.format(encoder.max_tokens)))
             continue
-        numbers: dict[tuple[Message, ...], int] = {}
-        others = iter(zip((other for other in spoilt if _shows_media(other)), spoilt_rows, strict=True))
-        for place, (prompt, (good, bad)) in enumerate(zip(prompts, halves, strict=True)):
-            if prompt.messages not in numbers:
-                numbers[prompt.messages] = found.add_prompt(prompt, rows[place])
-            number = numbers[prompt.messages]
-            good = cast(_Continuation, good).cut(room[place])
-            chosen.append(found.add_completion(number, good))
-            rejected.append(NONE if bad is None else found.add_completion(number, bad.cut(room[place])))
-            has_spoilt = bool(spoilt) and _shows_media(prompt)
-            corrupted.append(found.add_completion(found.add_prompt(*next(others)), good) if has_spoilt else NONE)
-            weights.append(sample.preferences[place].weight)
+        numbers = {messages: found.add_prompt(*both) for messages, both in asked.items()}
+        shown = [prompt.messages for prompt in distinct[place] if _shows_media(prompt)] if corrupt else []
+        spoilt_numbers = {
+            messages: found.add_prompt(other, row)
+            for messages, other, row in zip(shown, spoilt[place], spoilt_rows[place], strict=True)
+        }
+        for pair, preference in zip(pairs, sample.preferences, strict=True):
+            messages = _messages(sample, preference)
+            good, bad = cast(_Continuation, pair.good), pair.bad
+            chosen.append(found.add_completion(numbers[messages], good))
+            rejected.append(NONE if bad is None else found.add_completion(numbers[messages], bad))
+            other = spoilt_numbers.get(messages)
+            corrupted.append(NONE if other is None else found.add_completion(other, good))
+            weights.append(preference.weight)
             sample_of.append(kept)
         kept += 1
     whole = found.batch()
@@ -162,6 +155,7 @@ def encode_groups(encoder: ProcessorEncoder, samples: Sequence[Sample]) -> Group
     scores: list[float] = []
     reference = []
     for sample, row in zip(samples, encoder.prompt_rows(samples), strict=True):
+        asked = _asked(encoder, sample)
         room = encoder.max_tokens - len(row.ids)
         if room < 1:
             found.dropped.append(BadSample(origin_of(sample), NO_ROOM.format(encoder.max_tokens)))
@@ -169,14 +163,14 @@ def encode_groups(encoder: ProcessorEncoder, samples: Sequence[Sample]) -> Group
         number = found.add_prompt(sample, row)
         imitated = NONE
         if sample.messages[-1].role == "assistant":
-            continuation = _continuation(encoder, sample, sample.messages[-1:])
+            continuation = _continuation(encoder, sample, asked, sample.messages[-1:])
             imitated = NONE if continuation is None else found.add_completion(number, continuation.cut(room))
             scores.append(float("nan"))
         reference.append(imitated)
         for candidate in sample.candidates:
             if CORRECT not in candidate.scores:
                 raise BadSampleError(origin_of(sample), f"a candidate has no score {CORRECT!r}, which groups need")
-            continuation = _continuation(encoder, sample, candidate.messages)
+            continuation = _continuation(encoder, sample, asked, candidate.messages)
             if continuation is None:
                 raise BadSampleError(origin_of(sample), "a candidate is empty; leave it out")
             place = found.add_completion(number, continuation.cut(room))
@@ -188,16 +182,17 @@ def encode_groups(encoder: ProcessorEncoder, samples: Sequence[Sample]) -> Group
 
 def count_comparison_tokens(encoder: ProcessorEncoder, sample: Sample) -> TokenCount:
     """Counts what ``encode_pairs`` or ``encode_groups`` would encode; see ``SampleEncoder.count_comparison_tokens``."""
-    prompts = list({prompt.messages: prompt for prompt in _prompts(sample)}.values()) or [sample]
-    counts = [encoder.count_prompt_tokens(prompt) for prompt in prompts]
-    followed = [(preference.prompt, half) for preference in sample.preferences for half in _halves(preference)]
+    prompts = _distinct_prompts(sample) if sample.preferences else [_prompt(sample, sample.prompt)]
+    followed = [
+        (_messages(sample, preference), half) for preference in sample.preferences for half in _halves(preference)
+    ]
     if not followed:
-        followed = [(None, candidate.messages) for candidate in sample.candidates]
-        followed += [(None, sample.messages[-1:])] if sample.messages[-1].role == "assistant" else []
-    continuations = {
-        (prompt, _continuation(encoder, _prompt(sample, prompt), turns)) for prompt, turns in dict.fromkeys(followed)
-    }
+        followed = [(sample.prompt, candidate.messages) for candidate in sample.candidates]
+        followed += [(sample.prompt, sample.messages[-1:])] if sample.messages[-1].role == "assistant" else []
+    asked = {prompt.messages: (prompt, _asked(encoder, prompt)) for prompt in prompts}
+    continuations = {(messages, _continuation(encoder, *asked[messages], turns)) for messages, turns in followed}
     added = sum(len(continuation.ids) for _, continuation in continuations if continuation is not None)
+    counts = [encoder.count_prompt_tokens(prompt) for prompt in prompts]
     return TokenCount(sum(count.text for count in counts) + added, sum(count.media for count in counts))
 
 
@@ -208,21 +203,66 @@ SAME_HALVES = (
 )
 
 
-def _reason_to_drop(halves: tuple[_Continuation | None, ...], room: int) -> str | None:
-    if room < 1:
-        return NO_ROOM
-    good, bad = (None if half is None else half.cut(room) for half in halves)
-    return SAME_HALVES if good == bad else None
+@dataclass(frozen=True)
+class _Pair:
+    """The halves of a preference, cut to what their prompt leaves of a row."""
+
+    good: _Continuation | None
+    bad: _Continuation | None
+    room: int
+
+    @classmethod
+    def of(cls, encoder: ProcessorEncoder, preference: Preference, prompt: Sample, row: TokenRow) -> _Pair:
+        room = encoder.max_tokens - len(row.ids)
+        asked = _asked(encoder, prompt)
+        good, bad = (
+            None if half is None else half.cut(max(room, 0))
+            for half in (
+                _continuation(encoder, prompt, asked, turns) for turns in (preference.chosen, preference.rejected)
+            )
+        )
+        return cls(good, bad, room)
+
+    def reason_to_drop(self) -> str | None:
+        if self.room < 1:
+            return NO_ROOM
+        return SAME_HALVES if self.good == self.bad else None
 
 
-def _prompt(sample: Sample, messages: tuple[Message, ...] | None) -> Sample:
+def _messages(sample: Sample, preference: Preference) -> tuple[Message, ...]:
+    """What a preference's completions follow."""
+    return sample.prompt if preference.prompt is None else preference.prompt
+
+
+def _prompt(sample: Sample, messages: tuple[Message, ...]) -> Sample:
     """A sample that is only a prompt."""
-    return replace(sample, messages=sample.prompt if messages is None else messages)
+    return replace(sample, messages=messages)
 
 
-def _prompts(sample: Sample) -> list[Sample]:
-    """The prompt of each preference."""
-    return [_prompt(sample, preference.prompt) for preference in sample.preferences]
+def _distinct_prompts(sample: Sample) -> list[Sample]:
+    """The prompts of a sample's preferences, each once.
+
+    Raises:
+        BadSampleError: There is no preference, or one without a chosen completion.
+    """
+    if not sample.preferences or not all(preference.chosen for preference in sample.preferences):
+        raise BadSampleError(
+            origin_of(sample), "it has no preference to learn from: give it a chosen and a rejected completion"
+        )
+    wanted = dict.fromkeys(_messages(sample, preference) for preference in sample.preferences)
+    return [_prompt(sample, messages) for messages in wanted]
+
+
+def _encoded(encoder: ProcessorEncoder, prompts: Sequence[Sequence[Sample]]) -> list[list[TokenRow]]:
+    """Encodes the prompts of several samples in one go."""
+    rows = iter(encoder.prompt_rows([prompt for of_sample in prompts for prompt in of_sample]))
+    return [[next(rows) for _ in of_sample] for of_sample in prompts]
+
+
+def _asked(encoder: ProcessorEncoder, prompt: Sample) -> str:
+    """A prompt as the chat template writes it."""
+    (segment,) = encoder.renderer.prompt_segments(prompt)
+    return segment.text
 
 
 def _halves(preference: Preference) -> list[tuple[Message, ...]]:
@@ -233,8 +273,10 @@ def _shows_media(sample: Sample) -> bool:
     return bool(sample.images or sample.videos)
 
 
-def _continuation(encoder: ProcessorEncoder, prompt: Sample, turns: tuple[Message, ...]) -> _Continuation | None:
-    """Tokenises what follows a prompt; None where nothing does.
+def _continuation(
+    encoder: ProcessorEncoder, prompt: Sample, asked: str, turns: tuple[Message, ...]
+) -> _Continuation | None:
+    """Tokenises what follows a prompt, which the template writes as ``asked``; None where nothing does.
 
     Raises:
         BadSampleError: A turn is empty or shows media, or the template writes another prompt before it.
@@ -247,8 +289,7 @@ def _continuation(encoder: ProcessorEncoder, prompt: Sample, turns: tuple[Messag
     before = tuple(replace(message, train=False) for message in prompt.prompt)
     learnt = tuple(replace(message, train=message.role == "assistant") for message in turns)
     read, *following = encoder.renderer.segments(replace(prompt, messages=(*before, *learnt)))
-    (asked,) = encoder.renderer.prompt_segments(replace(prompt, messages=before))
-    if read.text != asked.text:
+    if read.text != asked:
         raise BadSampleError(
             origin, f"the chat template writes another prompt before a completion than before none: {read.text[-80:]!r}"
         )

@@ -53,6 +53,21 @@ def test_a_prompt_and_a_completion_are_encoded_once(random_tiny_encoder, make_sa
     assert batch.corrupted.tolist() == [-1] * 4
 
 
+def test_pairs_of_one_prompt_share_its_spoilt_images(random_tiny_encoder, image_sample, monkeypatch):
+    processed = []
+    family = random_tiny_encoder.family
+    process_all = type(family).process_all
+    monkeypatch.setattr(
+        type(family), "process_all", lambda *given: processed.append(len(given[2])) or process_all(*given)
+    )
+    several = paired(image_sample, ("1", "2"), ("1", "3"), ("2", "3"))
+    batch = random_tiny_encoder.encode_pairs([several, replace(several, id="other")], ImageCorruption("blank"))
+    assert len(batch.prompts) == 4
+    assert batch.corrupted.tolist()[:3] == [2, 2, 4]
+    # One call for the pictures of all samples, one for the spoilt ones; each picture once.
+    assert processed == [2, 2]
+
+
 def test_a_completion_may_be_imitated_only(random_tiny_encoder, image_sample):
     batch = random_tiny_encoder.encode_pairs([paired(image_sample, ("yes", None), weight=0.5)])
     assert batch.rejected.tolist() == [-1]
