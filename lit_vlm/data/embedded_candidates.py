@@ -13,13 +13,11 @@ from lit_vlm.data.injected_errors import ERROR_KINDS, ErrorKind, inject_errors
 from lit_vlm.data.own_completions import BUNDLED_FOLDER, OwnCompletions, describe_generator, read_completions
 from lit_vlm.data.shape_scenes import ShapeSceneGenerator
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.records import Candidate, Sample, Split, assistant_message
+from lit_vlm.interfaces.records import INJECTED_ERROR, Candidate, Sample, Split, assistant_message
 from lit_vlm.interfaces.roles import SampleEncoder, TaskGenerator
 from lit_vlm.parsing.answers import check_answer
 
 TasksFrom = Literal["digits", "scenes"]
-INJECTED = "injected_error"
-"""``Candidate.model`` of an injected error."""
 _GENERATORS: dict[str, type[DigitsReasoningGenerator] | type[ShapeSceneGenerator]] = {
     "digits": DigitsReasoningGenerator,
     "scenes": ShapeSceneGenerator,
@@ -71,7 +69,7 @@ class CandidateTasks(TaskGenerator):
         injected = inject_errors(self.generator, sample, split, index, self.errors)
         own, model = self.completions.texts[split][index], self.completions.origin.model
         by_text = {text: judged(sample, text, model) for text in own}  # many are sampled more than once
-        errors = (judged(sample, text, INJECTED) for text in injected.values())
+        errors = (judged(sample, text, INJECTED_ERROR) for text in injected.values())
         return (*(by_text[text] for text in own), *errors), tuple(injected)
 
     def outline(self, split: Split, index: int) -> Sample:

@@ -36,6 +36,8 @@ CoordinateSpace = Literal["pixel", "norm1", "norm1000"]
 AnswerPlace = Literal["tags", "boxed", "stated", "whole", "any"]
 
 IGNORED_LABEL = -100
+INJECTED_ERROR = "injected_error"
+"""``Candidate.model`` of a right completion into which an error was put."""
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from lit_vlm.interfaces.errors import BadSampleError, UserError
-from lit_vlm.interfaces.records import Candidate, Preference, Sample
+from lit_vlm.interfaces.records import INJECTED_ERROR, Candidate, Preference, Sample
 from lit_vlm.interfaces.roles import SampleTransform
 from lit_vlm.synthesis.completions import (
-    INJECTED_ERROR,
     distinct_candidates,
     is_empty,
     origin_of,

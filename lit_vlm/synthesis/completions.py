@@ -8,9 +8,6 @@ from typing import TypeVar
 from lit_vlm.interfaces.errors import BadSampleError
 from lit_vlm.interfaces.records import Candidate, Message, Part, Sample, TextPart
 
-INJECTED_ERROR = "injected_error"
-"""``Candidate.model`` of a right completion into which an error was put."""
-
 DECIMALS = 9
 """To which scores are compared, so that those that are equal on paper tie."""
 

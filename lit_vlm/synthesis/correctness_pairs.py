@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.records import Candidate, Message, Preference, Sample
+from lit_vlm.interfaces.records import INJECTED_ERROR, Candidate, Message, Preference, Sample
 from lit_vlm.synthesis.completions import (
-    INJECTED_ERROR,
     completion_key,
     distinct_candidates,
     first_of_each,

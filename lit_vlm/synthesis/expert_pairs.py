@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from lit_vlm.interfaces.errors import BadSampleError
-from lit_vlm.interfaces.records import Preference, Sample
-from lit_vlm.synthesis.completions import INJECTED_ERROR, is_empty, origin_of, reference_completion
+from lit_vlm.interfaces.records import INJECTED_ERROR, Preference, Sample
+from lit_vlm.synthesis.completions import is_empty, origin_of, reference_completion
 from lit_vlm.synthesis.pair_transform import PairTransform, preference_between
 
 

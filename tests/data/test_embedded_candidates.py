@@ -4,13 +4,14 @@ from dataclasses import replace
 import pytest
 
 from lit_vlm.data.digits_reasoning import DigitsReasoning
-from lit_vlm.data.embedded_candidates import INJECTED, CandidateTasks, EmbeddedCandidates, judged
+from lit_vlm.data.embedded_candidates import CandidateTasks, EmbeddedCandidates, judged
 from lit_vlm.data.embedded_grades import ATTRIBUTES
 from lit_vlm.data.handwritten_digits import scans_of_split
 from lit_vlm.data.injected_errors import ERROR_KINDS
 from lit_vlm.data.own_completions import BUNDLED_FOLDER, read_completions, write_completions
 from lit_vlm.data.shape_scenes import ShapeScenes
 from lit_vlm.interfaces.errors import UserError
+from lit_vlm.interfaces.records import INJECTED_ERROR
 from lit_vlm.parsing.answers import check_answer
 
 PLAIN = {"digits": DigitsReasoning, "scenes": ShapeScenes}
@@ -57,7 +58,7 @@ def test_six_own_completions_come_first_and_injected_errors_last(served):
     for sample, own in zip(samples, texts[:COUNT], strict=True):
         assert tuple(candidate.text for candidate in sample.candidates[:6]) == own
         kinds = sample.meta.extra["injected_errors"]
-        makers = ["tiny"] * 6 + [INJECTED] * len(kinds)
+        makers = ["tiny"] * 6 + [INJECTED_ERROR] * len(kinds)
         assert [candidate.model for candidate in sample.candidates] == makers
         assert set(kinds) <= set(ERROR_KINDS)
         assert all(candidate.scores["correct"] == 0 for candidate in sample.candidates[6:])
