@@ -1,12 +1,11 @@
 """The side of this framework in ``dpo_step.py``: ``DPOModule`` under a Lightning Trainer, a step at a time."""
 
-import logging
-import warnings
 from typing import Any
 
 import torch
 from dpo_step_turns import QUESTION, Setting, Work, halves
 from lightning import Callback, LightningModule, Trainer
+from step_trainer import step_trainer
 from turns import Turns, changes_since, pictures, snapshot
 
 from lit_vlm.data.vlm_data_module import Samples, VLMDataModule
@@ -98,9 +97,6 @@ def run(setting: Setting, turns: Turns) -> None:
         turns: When.
     """
     torch.set_num_threads(setting.threads)
-    # Advice that does not concern a measurement.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     module = DPOModule(
         Backbone(min_pixels=1, max_pixels=2**24),
         objective=PreferenceLoss(beta=setting.beta),
@@ -108,16 +104,4 @@ def run(setting: Setting, turns: Turns) -> None:
         optimizer=OptimizerSettings(learning_rate=setting.learning_rate, schedule="constant", warmup=0),
     )
     data = Pairs(setting, encoder=module.encoder, batch_size=setting.pairs, num_workers=0)
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_steps=10**6,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        callbacks=[StepByStep(turns)],
-    )
-    trainer.fit(module, data)
+    step_trainer(StepByStep(turns)).fit(module, data)

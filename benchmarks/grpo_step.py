@@ -21,7 +21,6 @@ TRL is no dependency; put it in a folder of its own:
 """
 
 import argparse
-import importlib.util
 import json
 import sys
 from collections.abc import Sequence
@@ -29,14 +28,10 @@ from dataclasses import asdict
 from functools import partial
 
 from grpo_step_turns import Setting
-from sides import COLUMNS, Side, take_turns
+from sides import COLUMNS, Side, refuse_different_work, refuse_without_trl, take_turns
 from turns import Turns
 
 WANTED = {16: 2.0, 256: 3.0}
-MISSING = """TRL is not there; it is needed for this benchmark only. Put it in a folder of its own:
-
-    uv pip install --target TRL_FOLDER --no-deps trl==1.16.0
-    PYTHONPATH=TRL_FOLDER python benchmarks/grpo_step.py"""
 
 
 def check(sides: Sequence[Side], setting: Setting) -> None:
@@ -49,10 +44,7 @@ def check(sides: Sequence[Side], setting: Setting) -> None:
         "optimizer_steps": len(sides[0].steps),
         "changed": {"visual": True, "language_model": True},
     }
-    expected["prompt_tokens"] = sides[0].steps[-1]["work"]["prompt_tokens"]
-    for side in sides:
-        if side.steps[-1]["work"] != expected:
-            raise SystemExit(f"{side.name} did {side.steps[-1]['work']}; wanted is {expected}")
+    refuse_different_work(sides, expected)
 
 
 def compare(setting: Setting, trl_batch: int, rounds: int) -> bool:
@@ -92,9 +84,7 @@ def main() -> None:
     if (told := options.pop("side")) is not None:
         take_side(told)
         return
-    if importlib.util.find_spec("trl") is None:
-        print(MISSING, file=sys.stderr)
-        sys.exit(2)
+    refuse_without_trl(__file__)
     images, batches, weights, rounds = (options.pop(name) for name in ("image_tokens", "trl_batch", "kl", "rounds"))
     if len(images) != len(batches) or rounds < 2:
         parser.error("give a trl_batch for each of the image_tokens, and at least 2 rounds")

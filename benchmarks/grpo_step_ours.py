@@ -1,12 +1,11 @@
 """The side of this framework in ``grpo_step.py``: ``GRPOModule`` under a Lightning Trainer, a step at a time."""
 
-import logging
-import warnings
 from typing import Any
 
 import torch
 from grpo_step_turns import QUESTION, Setting, Work, reward_of
 from lightning import Callback, LightningModule, Trainer
+from step_trainer import step_trainer
 from turns import Turns, changes_since, pictures, snapshot
 
 from lit_vlm.data.vlm_data_module import Samples, VLMDataModule
@@ -112,12 +111,6 @@ class StepByStep(Callback):
             trainer.should_stop = True
 
 
-def quiet() -> None:
-    """Leaves out advice that does not concern a measurement."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-
-
 def run(setting: Setting, turns: Turns) -> None:
     """Trains until the turns end.
 
@@ -126,7 +119,6 @@ def run(setting: Setting, turns: Turns) -> None:
         turns: When.
     """
     torch.set_num_threads(setting.threads)
-    quiet()
     module = Endless(
         Backbone(min_pixels=1, max_pixels=2**24),
         engine=HFRolloutEngine(SamplingSettings(max_new_tokens=setting.completion_tokens)),
@@ -137,16 +129,4 @@ def run(setting: Setting, turns: Turns) -> None:
         optimizer=OptimizerSettings(learning_rate=setting.learning_rate, schedule="constant", warmup=0),
     )
     data = Pictures(setting, encoder=module.encoder, batch_size=setting.prompts, num_workers=0)
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_steps=10**6,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        callbacks=[StepByStep(turns)],
-    )
-    trainer.fit(module, data)
+    step_trainer(StepByStep(turns)).fit(module, data)

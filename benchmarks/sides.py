@@ -1,5 +1,6 @@
 """Lets two trainers in processes of their own take steps by turns, and compares times and memory."""
 
+import importlib.util
 import json
 import os
 import statistics
@@ -8,10 +9,15 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 SIDES = ("TRL", "ours")
 WARM_UP = 3
+MISSING = """TRL is not there; it is needed for this benchmark only. Put it in a folder of its own:
+
+    uv pip install --target TRL_FOLDER --no-deps trl==1.16.0
+    PYTHONPATH=TRL_FOLDER python benchmarks/{}"""
 COLUMNS = (
     "TRL s", "ours s", "TRL / ours (quartiles)", "of processor time", "growth, MiB, TRL / ours", "peak, MiB",
 )  # fmt: skip
@@ -61,6 +67,27 @@ class Side:
             self._faults.seek(0)
             raise SystemExit(f"the side of {self.name} ended:\n{self._faults.read()}")
         return dict(json.loads(line))
+
+
+def refuse_different_work(sides: Sequence[Side], expected: dict[str, Any]) -> None:
+    """Ends the benchmark where a side did other work than expected in its last step.
+
+    Args:
+        sides: Both.
+        expected: What is wanted; where it says nothing of the prompts' tokens, as many as on the first side.
+    """
+    wanted = {**expected, "prompt_tokens": sides[0].steps[-1]["work"]["prompt_tokens"]}
+    for side in sides:
+        if side.steps[-1]["work"] != wanted:
+            raise SystemExit(f"{side.name} did {side.steps[-1]['work']}; wanted is {wanted}")
+
+
+def refuse_without_trl(script: str) -> None:
+    """Ends the benchmark where there is no TRL, and says how to get it."""
+    if importlib.util.find_spec("trl") is None:
+        name = Path(script).name
+        print(MISSING.format(name), file=sys.stderr)
+        sys.exit(2)
 
 
 @dataclass(frozen=True)
