@@ -40,6 +40,8 @@ EXTRA_ARROWS = {
     "command_line.own_candidates": {"data", "models", "rollouts"},
     # Attempts at the focus scenes are what a model writes at an embedded task.
     "command_line.focus_attempts": {"data", "models", "rollouts", "synthesis"},
+    # A merge has no Trainer and so no paradigm; what it is given comes from a checkpoint.
+    "command_line.merge": {"merging", "models.checkpoint_tensors"},
     # Its share has the same interval as those of validation.
     "callbacks.focus_box_evaluation": {"evaluation.intervals"},
 }
@@ -52,6 +54,7 @@ DOORS = {
     "bitsandbytes": {"models"},
     "datasets": {"data"},
     "decord": {"functional.media"},
+    "huggingface_hub": {"models"},
     "jsonargparse": {"command_line"},
     "lightning": {"interfaces", "data", "paradigms", "callbacks", "command_line"},
     "math_verify": {"parsing"},
@@ -61,7 +64,7 @@ DOORS = {
     "pyarrow": {"data"},
     "rich": {"callbacks", "command_line"},
     "rouge_score": {"parsing"},
-    "safetensors": {"models", "merging"},
+    "safetensors": {"functional.safetensors_folder", "models", "merging"},
     "sklearn": {"data"},
     "tensorboard": {"callbacks"},
     "tokenizers": {"models"},
@@ -77,7 +80,10 @@ LONGEST_FILE, LONGEST_RECIPE = 400, 60  # lines
 # Files with nothing to test: a call, protocols, fields, an exception, abstract methods.
 WITHOUT_TEST = {
     "lit_vlm/__main__.py",
-    *(f"lit_vlm/interfaces/{name}.py" for name in ("capabilities", "comparisons", "errors", "policy_roles", "roles")),
+    *(
+        f"lit_vlm/interfaces/{name}.py"
+        for name in ("capabilities", "comparisons", "errors", "policy_roles", "roles", "weights")
+    ),
 }
 
 

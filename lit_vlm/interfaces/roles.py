@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor
@@ -20,6 +20,7 @@ from lit_vlm.interfaces.coefficients import Coefficient
 from lit_vlm.interfaces.comparisons import GroupScores, PairScores
 from lit_vlm.interfaces.records import Completion, RewardOutput, Sample, Split, TokenCount
 from lit_vlm.interfaces.rollouts import Loss, RewardContext
+from lit_vlm.interfaces.weights import MergeTensors, TensorSource, TrainedWeight
 
 
 class TaskGenerator(ABC):
@@ -218,4 +219,70 @@ class Reward(ABC):
         Args:
             completions: ``B`` generated completions with their samples and, where there is an answer, verdicts.
             context: What is known beside them; empty in validation.
+        """
+
+
+class Merge(ABC):
+    """Computes one weight of a merged model from those of its sources."""
+
+    needs_values: ClassVar[bool] = False
+    """Whether it reads the donors' own weights."""
+    needs_deltas: ClassVar[bool] = True
+    """Whether it reads what the donors differ in from their bases, so that there must be bases."""
+    elementwise: ClassVar[bool] = False
+    """Whether each number of the result depends on the numbers at its own place alone, so that it may be called with
+    pieces of a weight."""
+    donor_counts: ClassVar[tuple[int, int | None]] = (1, None)
+    """Fewest and most donors; None for any number."""
+
+    def fitted(self, tensors: Iterable[MergeTensors]) -> Merge:
+        """Returns the operation with what it must know of all weights before the first is merged.
+
+        Args:
+            tensors: Every weight that will be merged, once; an operation that needs nothing leaves them unread.
+        """
+        return self
+
+    @abstractmethod
+    def __call__(self, tensors: MergeTensors) -> Tensor:
+        """Computes the merged weight, float32, in the target's shape; what it is given stays as it is.
+
+        Raises:
+            UserError: A setting does not fit.
+        """
+
+
+class GradientTransform(ABC):
+    """Changes gradients after the backward pass, before they are clipped."""
+
+    @abstractmethod
+    def attach(self, weights: Sequence[TrainedWeight], initial: TensorSource) -> AttachedTransform:
+        """Chooses the weights to act on, and reads what it needs for them.
+
+        Args:
+            weights: What trains.
+            initial: The checkpoint that training started from; also after a resume, not what a run has reached.
+
+        Raises:
+            UserError: There is nothing to act on, or what is read does not fit.
+        """
+
+
+class AttachedTransform(ABC):
+    """A transform of the gradients of certain weights."""
+
+    @property
+    @abstractmethod
+    def acts_on(self) -> Sequence[str]:
+        """Names of the weights, in memory."""
+
+    @abstractmethod
+    def __call__(self, coefficients: Mapping[str, float]) -> dict[str, Tensor]:
+        """Changes the gradients in place; weights without a gradient are passed by.
+
+        Args:
+            coefficients: Present values of what callbacks may turn, such as ``alpha``.
+
+        Returns:
+            Figures of this step for the log, by name, the same on all ranks.
         """

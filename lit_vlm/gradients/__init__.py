@@ -1,0 +1,1 @@
+"""Transforms of gradients, after the backward pass and before clipping."""

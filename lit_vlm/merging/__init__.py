@@ -1,0 +1,1 @@
+"""Merging: checkpoints -> a checkpoint, by arithmetic on weights, tensor by tensor."""
