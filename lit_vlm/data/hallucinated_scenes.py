@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from lit_vlm.data.embedded import EmbeddedDataModule, check_choice
 from lit_vlm.data.levelled_tasks import LevelledTasks
 from lit_vlm.data.scene_composition import LEVELS, Layout, Level, fill_in, spread, vary
-from lit_vlm.data.scene_drawing import SHAPES, Description, SceneObject, draw_scene, place_objects
+from lit_vlm.data.scene_drawing import GRID, SHAPES, Description, SceneObject, draw_scene, place_objects
 from lit_vlm.data.shape_scenes import split_of
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import MediaRef, Sample, Split, assistant_message, user_message
@@ -24,8 +24,8 @@ PLAIN = ("here is the picture.", "this is the picture.")
 """Sentences in which there is nothing to get wrong."""
 PLACES = {"column": ("left of", "right of"), "row": ("above", "below")}
 """Words for a lower and a higher column or row."""
-SENTENCES = (3, 5)
-"""Fewest and most of a description."""
+HALVES = {"column": ("on the left", "on the right"), "row": ("at the top", "at the bottom")}
+"""Words for the half of the picture with the lower and the higher columns or rows."""
 
 
 class _Mix(NamedTuple):
@@ -34,20 +34,29 @@ class _Mix(NamedTuple):
     objects: float
     """Sentences that name one object, with or without its looks."""
     places: float
-    """Sentences that say where one object stands to another; the rest of the sentences say nothing."""
-    absent: float
-    """Share of both kinds that name an object which is not there."""
+    """Sentences that say where an object stands; the rest of the sentences say nothing."""
+    halves: float
+    """Share of these that name the half of the picture, as all do where there is one object; the others name a second
+    object that it stands beside."""
+    absent: float | None
+    """Share of both kinds that name an object which is not there; None to name each shape at most once, whether it is
+    there or not, so that the text does not tell by what it repeats."""
     bare: float
     """Share of the sentences that name objects by their shape only."""
     misdescribed: float
     """Share of the sentences that describe one object which is there, and describe it wrongly."""
+    shapes: tuple[int, int] = (2, 3)
+    """Fewest and most objects of a scene."""
+    sentences: tuple[int, int] = (3, 5)
+    """Fewest and most of a description."""
 
 
 _MIXES: dict[Hallucination | None, _Mix] = {
-    None: _Mix(0.45, 0.4, 0.25, 0.2, 0.5),
-    "existence": _Mix(0.6, 0.2, 0.5, 0.1, 0.1),
-    "attribute": _Mix(0.8, 0.1, 0.1, 0.1, 0.5),
-    "relation": _Mix(0.15, 0.75, 0.1, 0.1, 0.5),
+    None: _Mix(0.45, 0.4, 0.3, 0.25, 0.2, 0.5),
+    # One to three of the four shapes: on average half of what is named is there.
+    "existence": _Mix(0.85, 0.0, 0.0, None, 0.4, 0.05, shapes=(1, 3)),
+    "attribute": _Mix(0.9, 0.0, 0.0, None, 0.1, 0.5, shapes=(3, 4)),
+    "relation": _Mix(0.05, 0.8, 0.7, 0.0, 0.4, 0.5, shapes=(1, 3), sentences=(4, 6)),
 }
 
 
@@ -98,13 +107,13 @@ class HallucinatedSceneGenerator(LevelledTasks):
         """
         _, difficulty, stream = self._drawn(split, index)
         level = LEVELS[difficulty]
-        layout = _layout(level, stream)
+        mix = _MIXES[self.subject]
+        layout = _layout(level, mix, stream)
         while split_of(layout) != split:
-            layout = _layout(level, stream)
+            layout = _layout(level, mix, stream)
         objects = place_objects(layout, self.image_size, level.clutter.overlap, stream)
         image = draw_scene(objects, self.image_size, level.clutter, stream)
-        mix = _MIXES[self.subject]
-        sentences = [_sentence(objects, level, mix, stream) for _ in range(stream.randint(*SENTENCES))]
+        sentences = _sentences(objects, level, mix, stream)
         outline = self.outline(split, index)
         return replace(
             outline,
@@ -153,28 +162,43 @@ class HallucinatedScenes(EmbeddedDataModule):
         super().__init__([generator], encoder, system_prompt=system_prompt, **options)
 
 
-def _layout(level: Level, stream: random.Random) -> Layout:
-    """Chooses two or three of the shapes, their looks and their cells."""
-    shapes = stream.sample(SHAPES, stream.randint(2, len(SHAPES) - 1))
+def _layout(level: Level, mix: _Mix, stream: random.Random) -> Layout:
+    """Chooses some of the shapes, their looks and their cells."""
+    shapes = stream.sample(SHAPES, stream.randint(*mix.shapes))
     return spread([fill_in(level, Description(shape=shape), stream) for shape in shapes], stream)
 
 
-def _sentence(objects: Sequence[SceneObject], level: Level, mix: _Mix, stream: random.Random) -> Sentence:
+def _sentences(objects: Sequence[SceneObject], level: Level, mix: _Mix, stream: random.Random) -> list[Sentence]:
+    unnamed = stream.sample(SHAPES, len(SHAPES)) if mix.absent is None else []
+    return [_sentence(objects, level, mix, unnamed, stream) for _ in range(stream.randint(*mix.sentences))]
+
+
+def _sentence(
+    objects: Sequence[SceneObject], level: Level, mix: _Mix, unnamed: list[str], stream: random.Random
+) -> Sentence:
     choice = stream.random()
-    if choice < mix.objects:
-        return _about_object(objects, level, mix, stream)
-    if choice < mix.objects + mix.places:
+    if choice < mix.objects and (unnamed or mix.absent is not None):
+        looks, is_absent = _looks_to_name(objects, level, mix, unnamed, stream)
+        return _about_object(looks, is_absent, level, mix, stream)
+    if mix.objects <= choice < mix.objects + mix.places:
         return _about_places(objects, level, mix, stream)
     return Sentence(stream.choice(PLAIN))
 
 
-def _about_object(objects: Sequence[SceneObject], level: Level, mix: _Mix, stream: random.Random) -> Sentence:
-    is_absent = stream.random() < mix.absent
-    looks = (
-        fill_in(level, Description(shape=_absent_shape(objects, stream)), stream)
-        if is_absent
-        else stream.choice(objects).looks
-    )
+def _looks_to_name(
+    objects: Sequence[SceneObject], level: Level, mix: _Mix, unnamed: list[str], stream: random.Random
+) -> tuple[Description, bool]:
+    """Chooses an object to name by its true looks, or one that is absent, and tells which; takes from ``unnamed``."""
+    if mix.absent is None:
+        shape = unnamed.pop()
+        there = [item.looks for item in objects if item.looks.shape == shape]
+        return (there[0], False) if there else (fill_in(level, Description(shape=shape), stream), True)
+    if stream.random() < mix.absent:
+        return fill_in(level, Description(shape=_absent_shape(objects, stream)), stream), True
+    return stream.choice(objects).looks, False
+
+
+def _about_object(looks: Description, is_absent: bool, level: Level, mix: _Mix, stream: random.Random) -> Sentence:
     named = () if stream.random() < mix.bare else stream.choice((("size",), ("colour",), ("size", "colour")))
     is_wrong = bool(named) and not is_absent and stream.random() < mix.misdescribed
     if is_wrong:
@@ -186,22 +210,27 @@ def _about_object(objects: Sequence[SceneObject], level: Level, mix: _Mix, strea
 
 
 def _about_places(objects: Sequence[SceneObject], level: Level, mix: _Mix, stream: random.Random) -> Sentence:
-    first, second = stream.sample(objects, 2)
-    axis = stream.choice([axis for axis in PLACES if getattr(first, axis) != getattr(second, axis)])
-    words = PLACES[axis]
-    truth = words[0] if getattr(first, axis) < getattr(second, axis) else words[1]
+    first, *others = stream.sample(objects, len(objects))
+    is_half = not others or stream.random() < mix.halves
+    if is_half:
+        axis = stream.choice(tuple(HALVES))
+        words, is_lower = HALVES[axis], getattr(first, axis) <= GRID // 2
+    else:
+        axis = stream.choice([axis for axis in PLACES if getattr(first, axis) != getattr(others[0], axis)])
+        words, is_lower = PLACES[axis], getattr(first, axis) < getattr(others[0], axis)
+    # Drawn without regard to the truth, so that no text tells which words are right.
     word = stream.choice(words)
-    looks = [first.looks, second.looks]
-    is_absent = stream.random() < mix.absent
+    looks = [first.looks] if is_half else [first.looks, others[0].looks]
+    is_absent = stream.random() < (mix.absent or 0.0)
     if is_absent:
         absent = Description(shape=_absent_shape(objects, stream))
-        looks[stream.randrange(2)] = fill_in(level, absent, stream)
+        looks[stream.randrange(len(looks))] = fill_in(level, absent, stream)
     is_bare = stream.random() < mix.bare
     named = [Description("", "" if is_bare else one.colour, one.shape).phrase for one in looks]
-    text = f"the {named[0]} is {word} the {named[1]}."
+    text = f"the {named[0]} is {word}." if is_half else f"the {named[0]} is {word} the {named[1]}."
     if is_absent:
         return Sentence(text, existence=-1)
-    return Sentence(text, existence=1, relation=1 if word == truth else -1)
+    return Sentence(text, existence=1, relation=1 if (word == words[0]) == is_lower else -1)
 
 
 def _absent_shape(objects: Sequence[SceneObject], stream: random.Random) -> str:

@@ -13,10 +13,11 @@ from lit_vlm.interfaces.segments import HALLUCINATIONS, SEGMENT_LABELS
 from lit_vlm.models.tiny_vlm import TINY_FOLDER
 from lit_vlm.parsing.segments import split_segments
 
-SENTENCE_WORDS = "there is a an the here this picture left right of above below"
+SENTENCE_WORDS = "there is a an the here this picture left right of above below on at top bottom"
 WORDS = {*SENTENCE_WORDS.split(), *SIZES, *COLOURS, *SHAPES}
 OBJECT = re.compile(rf"there is an? (?:({'|'.join(SIZES)}) )?(?:({'|'.join(COLOURS)}) )?({'|'.join(SHAPES)})\.")
 PLACES = re.compile(r"the (?:\w+ )?(\w+) is (left of|right of|above|below) the (?:\w+ )?(\w+)\.")
+HALVES = re.compile(r"the (?:\w+ )?(\w+) is (on the left|on the right|at the top|at the bottom)\.")
 
 
 def samples(count: int = 50, **settings: Any) -> list[Sample]:
@@ -46,6 +47,18 @@ def judged(sample: Sample, sentence: str) -> tuple[int, int, int]:
             "below": here["row"] > there["row"],
         }[word]
         return 1, 0, 1 if truth else -1
+    if match := HALVES.fullmatch(sentence):
+        shape, word = match.groups()
+        if shape not in seen:
+            return -1, 0, 0
+        place = seen[shape]
+        truth = {
+            "on the left": place["column"] in (1, 2),
+            "on the right": place["column"] in (3, 4),
+            "at the top": place["row"] in (1, 2),
+            "at the bottom": place["row"] in (3, 4),
+        }[word]
+        return 1, 0, 1 if truth else -1
     assert "picture" in sentence
     return 0, 0, 0
 
@@ -54,7 +67,7 @@ def judged(sample: Sample, sentence: str) -> tuple[int, int, int]:
 def test_the_labels_are_true_of_the_scene(subject: Any) -> None:
     for sample in samples(subject=subject, levels=(1, 3)):
         sentences = split_segments(sample.messages[-1].text)
-        assert 3 <= len(sentences) <= 5
+        assert 3 <= len(sentences) <= 6
         labels = [tuple(sample.meta.extra[SEGMENT_LABELS][kind]) for kind in HALLUCINATIONS]
         assert list(zip(*labels, strict=True)) == [judged(sample, sentence) for sentence in sentences]
 
@@ -77,12 +90,30 @@ def test_the_sentence_alone_does_not_tell_whether_it_is_true() -> None:
             split_segments(sample.messages[-1].text), sample.meta.extra[SEGMENT_LABELS]["relation"], strict=True
         ):
             if label:
-                word = PLACES.fullmatch(sentence)[2]  # type: ignore[index]
+                word = (PLACES.fullmatch(sentence) or HALVES.fullmatch(sentence))[2]  # type: ignore[index]
                 all_of[word] += 1
                 wrong[word] += label < 0
-    assert len(all_of) == 4
-    # About 175 sentences each: four standard deviations are 0.15.
-    assert all(wrong[word] / all_of[word] == pytest.approx(0.5, abs=0.15) for word in all_of)
+    assert len(all_of) == 8
+    # About 120 sentences each: four standard deviations are 0.18.
+    assert all(wrong[word] / all_of[word] == pytest.approx(0.5, abs=0.18) for word in all_of)
+
+
+@pytest.mark.parametrize("subject", ["existence", "attribute"])
+def test_no_shape_is_named_twice_so_that_sentences_do_not_confirm_each_other(subject: Any) -> None:
+    kinds = set()
+    for sample in samples(60, subject=subject):
+        matches = [OBJECT.fullmatch(sentence) for sentence in split_segments(sample.messages[-1].text)]
+        named = [match[3] for match in matches if match]
+        assert len(named) == len(set(named))
+        kinds |= {match[1] for match in matches if match} | {match[2] for match in matches if match}
+    assert kinds >= {None, *SIZES}
+
+
+def test_existence_has_as_many_scenes_of_few_shapes_as_of_many() -> None:
+    counts = Counter(len(sample.meta.extra["objects"]) for sample in samples(300, subject="existence"))
+    # 100 each: four standard deviations are 33.
+    assert set(counts) == {1, 2, 3}
+    assert all(count == pytest.approx(100, abs=33) for count in counts.values())
 
 
 def test_samples_are_a_function_of_seed_split_and_index() -> None:
