@@ -73,6 +73,18 @@ class ChoosesBatches(Protocol):
 
 
 @runtime_checkable
+class RepeatsTest(Protocol):
+    """Tests several models, or one in several states, on the same samples.
+
+    It is given the test batches as several loaders, one after the other, and told by ``dataloader_idx`` which one.
+    """
+
+    @property
+    def test_passes(self) -> int:
+        """How often it goes through the test batches, at least 1."""
+
+
+@runtime_checkable
 class CorruptsImages(Protocol):
     """Learns from pairs whose images are spoilt in one half."""
 

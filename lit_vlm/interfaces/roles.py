@@ -20,7 +20,7 @@ from lit_vlm.interfaces.coefficients import Coefficient
 from lit_vlm.interfaces.comparisons import GroupScores, PairScores
 from lit_vlm.interfaces.records import Completion, RewardOutput, Sample, Split, TokenCount
 from lit_vlm.interfaces.rollouts import Loss, RewardContext
-from lit_vlm.interfaces.weights import MergeTensors, TensorSource, TrainedWeight
+from lit_vlm.interfaces.weights import MergeTensors, OffersWeights
 
 
 class TaskGenerator(ABC):
@@ -256,12 +256,11 @@ class GradientTransform(ABC):
     """Changes gradients after the backward pass, before they are clipped."""
 
     @abstractmethod
-    def attach(self, weights: Sequence[TrainedWeight], initial: TensorSource) -> AttachedTransform:
+    def attach(self, module: OffersWeights) -> AttachedTransform:
         """Chooses the weights to act on, and reads what it needs for them.
 
         Args:
-            weights: What trains.
-            initial: The checkpoint that training started from; also after a resume, not what a run has reached.
+            module: Tells what it trains and which checkpoint that started from, also after a resume, and opens others.
 
         Raises:
             UserError: There is nothing to act on, or what is read does not fit.

@@ -9,13 +9,14 @@ of a VLM: ``layers.3.self_attn.q_proj.weight``, ``embed_tokens.weight``, ``norm.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 WeightGroup = Literal["attn", "mlp", "norm", "other", "embed", "final_norm", "head", "vision", "projector"]
@@ -87,7 +88,20 @@ class TensorSource(ABC):
 
     @abstractmethod
     def read(self, name: str) -> Tensor:
-        """Reads one weight, on the CPU, in the type it is stored in, dequantised."""
+        """Reads one weight, on the CPU, in the type it is stored in.
+
+        It is float32 where that type would round what it stands for, as of weights that were quantised or that an
+        adapter changes.
+        """
+
+    def pieces(self, name: str) -> Callable[[int, int], Tensor]:
+        """Returns what gives any stretch ``(start, stop)`` of one flattened weight, in the type that ``read`` has.
+
+        It may be called in several threads; what it gives is to be read only. Here the whole weight is read at once,
+        and kept as long as what is returned.
+        """
+        flat = self.read(name).reshape(-1)
+        return lambda start, stop: flat[start:stop]
 
     @abstractmethod
     def vocabulary(self) -> Mapping[str, int]:
@@ -155,6 +169,20 @@ class MergeTensors:
 
 
 @dataclass(frozen=True)
+class FlatPiece:
+    """What this rank holds of a tensor that a strategy has laid out as one row and cut up."""
+
+    shape: tuple[int, ...]
+    """Of the whole tensor."""
+    start: int
+    """Number of the flattened tensor that the piece begins with."""
+    stop: int
+    """Number that follows its last; ``start`` where the rank holds nothing of the tensor."""
+    group: dist.ProcessGroup
+    """The ranks that hold the pieces of the tensor."""
+
+
+@dataclass(frozen=True)
 class LowRankFactors:
     """``scale * outer @ inner`` is what an adapter adds to a weight; only the factors train."""
 
@@ -163,6 +191,10 @@ class LowRankFactors:
     outer: nn.Parameter
     """``B``, shape ``(out, r)``."""
     scale: float
+    inner_piece: FlatPiece | None = None
+    """What of ``inner`` lies here, where it is cut into flat pieces."""
+    outer_piece: FlatPiece | None = None
+    """What of ``outer`` lies here, where it is cut into flat pieces."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +208,8 @@ class TrainedWeight:
     parameter: nn.Parameter | None
     """The weight itself, perhaps a DTensor; None where it is frozen under an adapter."""
     factors: LowRankFactors | None = None
+    piece: FlatPiece | None = None
+    """What of ``parameter`` lies here, where it is cut into flat pieces."""
 
 
 @runtime_checkable
@@ -186,7 +220,7 @@ class OffersWeights(Protocol):
         """Lists what trains.
 
         Raises:
-            UserError: The strategy has cut weights into pieces that cannot be told apart.
+            UserError: The strategy keeps gradients where they cannot be reached, or an adapter is no sum.
         """
 
     def initial_weights(self) -> TensorSource:
@@ -194,4 +228,11 @@ class OffersWeights(Protocol):
 
         Raises:
             UserError: There is none: the weights were drawn anew.
+        """
+
+    def open_weights(self, reference: ModelReference) -> TensorSource:
+        """Opens another checkpoint.
+
+        Raises:
+            UserError: There is no such checkpoint, or it is no safetensors.
         """

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from lit_vlm.interfaces.errors import UserError
+from lit_vlm.interfaces.weights import ModelReference
 from lit_vlm.models.adapters import AdapterSettings, add_adapter, check_adapter, merge_adapter
 from lit_vlm.models.checkpoint_faults import (
     LOADING_FAULTS,
@@ -103,6 +104,20 @@ class Backbone:
     def source(self) -> str:
         """Where transformers finds the checkpoint."""
         return str(TINY_FOLDER) if self.checkpoint == TINY else self.checkpoint
+
+    def reference(self) -> ModelReference:
+        """Names the checkpoint for those that read its weights one by one.
+
+        Raises:
+            UserError: The weights of the model are in no checkpoint that can be read so.
+        """
+        if self.from_scratch or self.gguf_file is not None:
+            option = "from_scratch draws new weights" if self.from_scratch else "gguf_file holds packed weights"
+            raise UserError(
+                f"the weights that training starts from are read anew, but model.backbone.{option}, which cannot be; "
+                "export the model first, and give the exported folder as model.backbone.checkpoint"
+            )
+        return ModelReference(self.checkpoint, revision=self.revision)
 
     def load_encoder(self, max_tokens: int = 4096) -> ProcessorEncoder:
         """Loads tokenizer and processor.
