@@ -149,7 +149,7 @@ class Progress(RichProgressBar):
         if SPEED in metrics:
             parts.append(f"{compact_number(float(metrics[SPEED]))} tokens/s")
         # The optimizer already holds the next step's rate; it is asked only where the module logs none.
-        rate = metrics.get(RATE, trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else None)
+        rate = metrics.get(RATE, trainer.optimizers[0].param_groups[0].get("lr") if trainer.optimizers else None)
         if rate is not None:
             parts.append(f"learning rate {float(rate):.2e}")
         if self._score is not None:

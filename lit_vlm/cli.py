@@ -17,6 +17,7 @@ VERBS = {
     "validate": ("training", "measure a model on the validation split"),
     "test": ("training", "measure a model on the test split"),
     "predict": ("training", "write a model's completions as JSON lines"),
+    "merge": ("merge", "compute a model from the weights of others: lit-vlm merge --config NAME --output FOLDER"),
     "data": ("data", "look into a recipe's data as its model gets them: lit-vlm data --config quickstart"),
     "recipes": ("recipes", "list the recipes that ship with lit-vlm; 'recipes show NAME' prints one"),
     "tiny": ("tiny", "build an untrained tiny VLM: lit-vlm tiny FOLDER"),

@@ -41,7 +41,7 @@ EXTRA_ARROWS = {
     # Attempts at the focus scenes are what a model writes at an embedded task.
     "command_line.focus_attempts": {"data", "models", "rollouts", "synthesis"},
     # A merge has no Trainer and so no paradigm; what it is given comes from a checkpoint.
-    "command_line.merge": {"merging", "models.checkpoint_tensors"},
+    "command_line.merge": {"merging", "models.checkpoint_tensors", "models.linear_names"},
     # Its share has the same interval as those of validation.
     "callbacks.focus_box_evaluation": {"evaluation.intervals"},
 }

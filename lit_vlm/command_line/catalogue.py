@@ -24,10 +24,12 @@ class Recipe:
     path: Path
     about: dict[str, str]
     """What the recipe says of itself: method, paper, fidelity, summary."""
+    verb: str
+    """What runs it: ``fit`` or ``merge``."""
     paradigm: str
-    """Class of the model section."""
+    """Class of the model section; of a merge, its operation."""
     data: str
-    """Class of the data section."""
+    """Class of the data section; a merge has ``weights``."""
 
 
 def shipped_recipes() -> list[Recipe]:
@@ -45,9 +47,7 @@ def shipped_recipes() -> list[Recipe]:
         content = read_yaml(path)
         if "about" in content:
             name = path.relative_to(folder).with_suffix("").as_posix()
-            recipes.append(
-                Recipe(name, path, content["about"], _class_name(content, "model"), _class_name(content, "data"))
-            )
+            recipes.append(_recipe(name, path, content))
     return sorted(recipes, key=lambda recipe: recipe.name)
 
 
@@ -87,8 +87,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as fault:
         raise UserError(f"{path}: this is not valid YAML: {fault}") from fault
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a configuration is a mapping with model, data and trainer; this is {content!r:.60}")
+        raise UserError(
+            f"{path}: a configuration is a mapping with model, data and trainer, or merge; this is {content!r:.60}"
+        )
     return content
+
+
+def _recipe(name: str, path: Path, content: dict[str, Any]) -> Recipe:
+    merge = content.get("merge")
+    if isinstance(merge, dict):
+        return Recipe(name, path, content["about"], "merge", _class_name(merge, "operation"), "weights")
+    return Recipe(name, path, content["about"], "fit", _class_name(content, "model"), _class_name(content, "data"))
 
 
 def _class_name(content: dict[str, Any], section: str) -> str:

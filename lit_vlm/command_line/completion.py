@@ -12,6 +12,11 @@ OPTIONS = (
     "--trainer.accelerator --trainer.accumulate_grad_batches --trainer.logger --trainer.callbacks"
 )
 DATA_OPTIONS = "--config --split --samples --shown --out --help --debug --model --model.backbone.checkpoint --data"
+MERGE_OPTIONS = (
+    "--config --output --dry_run --as_lora --as_vector --print_config --help --debug --merge.operation --merge.donors "
+    "--merge.target --merge.base --merge.vocabulary --merge.tied --merge.dtype --merge.device --merge.seed "
+    "--merge.largest_shard"
+)
 SPLITS = "train validation test"
 
 # Recipe names are asked for once per shell, as each question starts Python.
@@ -31,6 +36,8 @@ _lit_vlm() {{
         COMPREPLY=($(compgen -W "{splits}" -- "$word"))
     elif [[ ${{COMP_WORDS[1]}} == data && $word == -* ]]; then
         COMPREPLY=($(compgen -W "{data_options}" -- "$word"))
+    elif [[ ${{COMP_WORDS[1]}} == merge && $word == -* ]]; then
+        COMPREPLY=($(compgen -W "{merge_options}" -- "$word"))
     elif [[ $word == -* ]]; then
         COMPREPLY=($(compgen -W "{options}" -- "$word"))
     else
@@ -45,7 +52,13 @@ def run(verb: str, arguments: list[str]) -> int:
     """Prints the script: ``eval "$(lit-vlm completion bash)"`` switches it on."""
     if arguments not in (["bash"], ["zsh"]):
         raise UserError("usage: lit-vlm completion bash|zsh")
-    script = BASH.format(verbs=" ".join(VERBS), options=OPTIONS, data_options=DATA_OPTIONS, splits=SPLITS)
+    script = BASH.format(
+        verbs=" ".join(VERBS),
+        options=OPTIONS,
+        data_options=DATA_OPTIONS,
+        merge_options=MERGE_OPTIONS,
+        splits=SPLITS,
+    )
     if arguments == ["zsh"]:
         script = "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n" + script
     print(script, end="")

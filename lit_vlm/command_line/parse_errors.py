@@ -9,9 +9,6 @@ from dataclasses import fields, is_dataclass
 from importlib import import_module
 from typing import Any, get_type_hints
 
-from lightning import Trainer
-from lightning.pytorch.strategies import StrategyRegistry
-
 from lit_vlm.command_line.closest import did_you_mean
 from lit_vlm.command_line.short_names import closest_class
 
@@ -26,17 +23,23 @@ UNKNOWN = (
 EXPECTED = re.compile(r"Expected a ((?:typing\.)?[^.\n]*(?:\[[^\n]*?\])?[^.\n]*)(?:\. Got value: (?P<got>.*))?$")
 GIVEN = re.compile(r"^\s*Given value: (.*)$", re.MULTILINE)
 NESTED = re.compile(r"NestedArg\(key=.*?, val=(.*)\)")  # how the parser writes an option within a class
+RUN_SECTIONS: Mapping[str, type | None] = dict.fromkeys(
+    ("model", "data", "trainer", "about", "seed_everything", "ckpt_path", "config", "print_config")
+)
+"""What a run's options begin with."""
+MISSING = re.compile(r"the following arguments are required: (\S+)")
 TRAINER_CHOICES = ("accelerator", "strategy", "devices", "num_nodes", "precision")
 NOISE = re.compile(
     r"NoneType|^\s*(Errors|Subtypes|Given value( type)?):|Does not validate|Parser key|given class_path|^\s*$"
 )
 
 
-def explain(mistake: Exception) -> str:
+def explain(mistake: Exception, sections: Mapping[str, type | None] = RUN_SECTIONS) -> str:
     """Finds the cause in a message of nested alternatives.
 
     Args:
         mistake: Raised by the parser, or by a constructor it called.
+        sections: What the verb's options begin with, with the class that has the options below it.
     """
     text = str(mistake)
     option = ".".join(dict.fromkeys(KEY.findall(text)))
@@ -45,7 +48,10 @@ def explain(mistake: Exception) -> str:
         if found := pattern.search(text):
             parts = found.groupdict() or {"option": found.group(1)}
             name = ".".join(filter(None, (parts.get("group"), parts["option"])))
-            return _unknown_option(name, option, owner)
+            return _unknown_option(name, option, owner, sections)
+    if missing := MISSING.search(text):
+        name = ".".join(filter(None, (option, missing.group(1).strip(","))))
+        return f"--{name} is missing; give it, or a recipe that has it with --config"
     if "import path string" in text or "not accessible or invalid" in text:
         given = re.findall(r"import path string: (\S+)", text) or re.findall(r"a path but (\S+)", text)
         name = given[-1] if given else "?"
@@ -64,6 +70,8 @@ def explain_trainer(fault: Exception, settings: Mapping[str, Any]) -> str:
         fault: Raised by the Trainer's constructor.
         settings: The Trainer's options as given.
     """
+    from lightning.pytorch.strategies import StrategyRegistry
+
     text = " ".join(str(fault).split())
     strategy = settings.get("strategy")
     if "invalid strategy name" in text:
@@ -85,18 +93,24 @@ def explain_trainer(fault: Exception, settings: Mapping[str, Any]) -> str:
     return f"{given}: {text}"
 
 
-def _unknown_option(name: str, option: str, owner: Any) -> str:
+def _unknown_option(name: str, option: str, owner: Any, sections: Mapping[str, type | None]) -> str:
     # jsonargparse reports a name below the class with or without the path to it.
     path = name if not option or name.startswith(f"{option}.") else f"{option}.{name}"
     groups, _, last = (name.removeprefix(f"{option}.") if option else name).rpartition(".")
+    section, _, inner = path.partition(".")
     if path.startswith("trainer."):
+        from lightning import Trainer  # not for verbs without one: its import takes seconds
+
         known = _parameters(Trainer)
         last = path.removeprefix("trainer.")
     elif owner is not None:
         known = _parameters(owner, groups)
+    elif inner and sections.get(section) is not None:
+        known = _parameters(sections[section])
+        last = inner.partition(".")[0]
     else:
-        known = {"model", "data", "trainer", "about", "seed_everything", "ckpt_path", "config", "print_config"}
-        last = path.partition(".")[0]
+        known = set(sections)
+        last = section
     hint = did_you_mean(last, known) or f"; there are {', '.join(sorted(known))}"
     return f"--{path}: there is no such option{hint}"
 

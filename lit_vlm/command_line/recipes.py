@@ -48,6 +48,7 @@ def readme() -> str:
         "One file a method. Written by `lit-vlm recipes --markdown > recipes/README.md`; a test checks it is current.",
         "Run one with `lit-vlm fit --config NAME`; every value can be overridden, such as "
         "`--model.backbone.checkpoint Qwen/Qwen2.5-VL-3B-Instruct`.",
+        "Those without data, whose data are `weights`, run with `lit-vlm merge --config NAME --output FOLDER`.",
         "`models/` holds parts that recipes borrow by path.",
         "",
         f"| {' | '.join(COLUMNS)} | what it does |",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def class_index() -> dict[str, tuple[str, ...]]:
     return {name: tuple(modules) for name, modules in index.items()}
 
 
-def import_named_classes(arguments: Iterable[str], configurations: Iterable[dict[str, Any]]) -> None:
+def import_named_classes(arguments: Iterable[str], configurations: Sequence[dict[str, Any]]) -> None:
     """Imports the modules of all short class names that are used.
 
     Args:
@@ -51,7 +51,8 @@ def import_named_classes(arguments: Iterable[str], configurations: Iterable[dict
         for path in _class_paths(configuration):
             _check_class_path(path)
     words = [word.partition("=")[2] if word.startswith("--") else word for word in arguments]
-    for name in filter(CLASS_NAME.fullmatch, words):
+    texts = {word for configuration in configurations for word in _texts(configuration)}
+    for name in filter(CLASS_NAME.fullmatch, [*words, *sorted(texts)]):
         if name in class_index():
             _import_short_name(name)
 
@@ -70,6 +71,19 @@ def _class_paths(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _class_paths(item)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yields the values that may name a class with all its defaults, as in ``operation: TaskArithmetic``."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key != "about":
+                yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
 
 
 def _check_class_path(path: str) -> None:

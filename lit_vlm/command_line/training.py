@@ -21,7 +21,8 @@ from lit_vlm.callbacks.parameter_table import ParameterTable
 from lit_vlm.callbacks.prediction_writer import PredictionWriter
 from lit_vlm.callbacks.progress import Progress
 from lit_vlm.callbacks.throughput import Throughput
-from lit_vlm.command_line.catalogue import find_config, read_yaml
+from lit_vlm.command_line.catalogue import read_yaml
+from lit_vlm.command_line.found_configs import with_found_configs
 from lit_vlm.command_line.null_values import deepen_nulls
 from lit_vlm.command_line.parse_errors import explain, explain_trainer
 from lit_vlm.command_line.short_names import import_named_classes
@@ -31,6 +32,8 @@ from lit_vlm.paradigms.base import VLMModule
 
 RUNS = "runs"
 VERBS = ("fit", "validate", "test", "predict")
+CHECKPOINT_WORDS = ("best", "last", "hpc")
+"""What ``ckpt_path`` may say in the place of a path; Lightning looks for the file."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -57,14 +60,22 @@ class CommandLine(LightningCLI):
         return {verb: LightningCLI.subcommands()[verb] for verb in VERBS}
 
     def before_instantiate_classes(self) -> None:
-        """Refuses checkpoints from the network, which would be unpickled.
+        """Refuses checkpoints from the network, which would be unpickled, and such as are not there.
 
         Raises:
-            UserError: ``ckpt_path`` is a remote address.
+            UserError: ``ckpt_path`` is a remote address, nothing, or an exported model.
         """
         path = str(self._get(self.config, "ckpt_path") or "")
+        if not path or path in CHECKPOINT_WORDS:
+            return
         if "://" in path:
             raise UserError(f"--ckpt_path: {path!r} is a remote address; download it and give the path of the file")
+        if not Path(path).exists():
+            raise UserError(
+                f"--ckpt_path: there is no {path!r}; give a checkpoint that fit has written, such as *.ckpt"
+            )
+        if (Path(path) / "config.json").exists():
+            raise UserError(f"--ckpt_path: {path!r} is an exported model; give it as --model.backbone.checkpoint")
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """Builds the Trainer with the callbacks that every run has, unless the recipe brings its own.
@@ -119,7 +130,7 @@ def prepare(verb: str, arguments: list[str]) -> tuple[list[str], str]:
     # A user's own callbacks and data modules lie beside the recipe.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    words, configs = _with_found_configs(arguments)
+    words, configs = with_found_configs(verb, arguments)
     import_named_classes(words, [read_yaml(path) for path in configs])
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     name = configs[0].stem if configs else verb
@@ -162,29 +173,6 @@ def parse(command_line: type[CommandLine], verb: str, words: list[str], name: st
         if "Does not validate against" in str(mistake):
             raise UserError(explain(mistake)) from mistake
         raise
-
-
-def _with_found_configs(arguments: list[str]) -> tuple[list[str], list[Path]]:
-    """Replaces recipe names after ``--config`` by their files."""
-    words: list[str] = []
-    configs: list[Path] = []
-    pending = False
-    for word in arguments:
-        option, equals, value = word.partition("=")
-        if pending or (option == "--config" and equals):
-            path = find_config(word if pending else value)
-            configs.append(path)
-            words.append(str(path) if pending else f"--config={path}")
-            pending = False
-        else:
-            words.append(word)
-            pending = word in ("--config", "-c")
-    if pending:
-        raise UserError("--config: a file or the name of a recipe must follow")
-    for path in configs:
-        if "config" in read_yaml(path):
-            raise UserError(f"{path}: a recipe may not hold 'config'; borrow parts by path, or pass --config twice")
-    return words, configs
 
 
 def _quieten() -> None:

@@ -71,6 +71,12 @@ def test_where_rewards_are_learnt_from_they_stand_first():
     assert progress._step_line(trainer, 4, None) == "step 4 | reward 0.6250"
 
 
+def test_an_optimizer_without_a_learning_rate_shows_none():
+    optimizer = SimpleNamespace(param_groups=[{"params": []}])
+    trainer = SimpleNamespace(callback_metrics={"train/loss": 0.5}, optimizers=[optimizer])
+    assert Progress()._step_line(trainer, 4, None) == "step 4 | loss 0.5000"
+
+
 def test_batches_of_several_steps_get_their_lines(capsys):
     progress = Progress(every_n_steps=20, plain=True)
     trainer = SimpleNamespace(

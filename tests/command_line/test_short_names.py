@@ -27,3 +27,10 @@ def test_a_name_defined_twice_must_be_written_out(monkeypatch):
     monkeypatch.setattr(short_names, "class_index", lambda: {"Twice": ("a", "b")})
     with pytest.raises(UserError, match=r"Twice is not unique; write a\.Twice or b\.Twice"):
         import_named_classes(["--model", "Twice"], [])
+
+
+def test_a_value_that_is_a_name_alone_is_found_in_a_recipe(monkeypatch):
+    imported = []
+    monkeypatch.setattr(short_names.importlib, "import_module", imported.append)
+    import_named_classes([], [{"about": {"method": "TIES"}, "merge": {"operation": "TaskArithmetic", "base": "tiny"}}])
+    assert imported == ["lit_vlm.merging.task_arithmetic"]

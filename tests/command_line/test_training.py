@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from lit_vlm.cli import main
+from lit_vlm.models.tiny_vlm import TINY_FOLDER
 
 RECIPE = """
 model:
@@ -67,6 +68,8 @@ def test_an_option_that_lies_deep_can_be_set_to_null(capsys):
         (["--trainer.strategy", "dddp"], ("dddp", "ddp")),
         (["--trainer.callbacks+=Nope"], ("--trainer.callbacks", "'Nope'")),
         (["--ckpt_path", "https://example.invalid/a.ckpt"], ("--ckpt_path", "download it")),
+        (["--ckpt_path", "no/such.ckpt"], ("--ckpt_path", "there is no 'no/such.ckpt'")),
+        (["--ckpt_path", str(TINY_FOLDER)], ("--ckpt_path", "is an exported model", "--model.backbone.checkpoint")),
         (["--config", "missing.yaml"], ("--config missing.yaml", "lit-vlm recipes")),
         (["--config"], ("--config", "must follow")),
         (["--trainer.max_steps=-1", "--trainer.max_epochs=-1", "--trainer.logger=false"], ("no end", "max_epochs")),
