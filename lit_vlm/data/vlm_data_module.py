@@ -23,7 +23,14 @@ from lit_vlm.data.training_arms import TrainingArms
 from lit_vlm.data.transformed_samples import EvaluatedSamples, ExpandedSamples, PreparedSamples
 from lit_vlm.functional.random_streams import stream_seed
 from lit_vlm.interfaces.batches import PreferenceBatch, TrainingBatch
-from lit_vlm.interfaces.capabilities import ArmKind, BatchForm, ChoosesBatches, CorruptsImages, SamplesRollouts
+from lit_vlm.interfaces.capabilities import (
+    ArmKind,
+    BatchForm,
+    ChoosesBatches,
+    CorruptsImages,
+    RepeatsTest,
+    SamplesRollouts,
+)
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import BadSample, Sample, Split, TokenCount
 from lit_vlm.interfaces.roles import SampleEncoder, SampleTransform
@@ -250,9 +257,12 @@ class VLMDataModule(LightningDataModule):
         """Validation batches, in order."""
         return self._evaluation_loader("validation")
 
-    def test_dataloader(self) -> EvaluationLoader:
-        """Test batches, in order."""
-        return self._evaluation_loader("test")
+    def test_dataloader(self) -> EvaluationLoader | list[EvaluationLoader]:
+        """Test batches, in order; as several loaders where the module goes through them several times."""
+        module = self._served
+        passes = module.test_passes if isinstance(module, RepeatsTest) else 1
+        loaders = [self._evaluation_loader("test") for _ in range(passes)]
+        return loaders if passes > 1 else loaders[0]
 
     def predict_dataloader(self) -> EvaluationLoader:
         """The test batches, to write completions for."""

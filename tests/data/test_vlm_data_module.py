@@ -54,7 +54,7 @@ def test_ranks_share_the_evaluation(image_sample, random_tiny_encoder):
     for rank in range(3):
         data = FixedData(image_sample, random_tiny_encoder)
         device = SimpleNamespace(root_device=SimpleNamespace(type="cpu"))
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=3, strategy=device)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=3, strategy=device, lightning_module=None)
         sizes.append(sum(len(batch) for batch in data.test_dataloader()))
     assert sizes == [4, 3, 3]
 
@@ -349,3 +349,15 @@ def test_without_a_trainer_the_module_is_told(image_sample, random_tiny_encoder)
     data.serve(sampler)
     assert data.serves_prompts
     assert next(iter(data.train_dataloader())).labels is None
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_a_module_that_tests_repeatedly_is_given_a_loader_for_each_pass(image_sample, random_tiny_encoder, passes):
+    data = FixedData(image_sample, random_tiny_encoder)
+    data.serve(SimpleNamespace(test_passes=passes))
+    served = data.test_dataloader()
+    loaders = served if isinstance(served, list) else [served]
+    assert isinstance(served, list) == (passes > 1)
+    assert [[len(batch) for batch in loader] for loader in loaders] == [[4, 4, 2]] * passes
+    assert [len(batch) for batch in data.val_dataloader()] == [4, 4, 2]
+    assert [len(batch) for batch in data.predict_dataloader()] == [4, 4, 2]
