@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -10,14 +11,20 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from transformers import AutoModelForImageTextToText
 
 from lit_vlm.cli import main
 from lit_vlm.command_line.catalogue import shipped_recipes
 from lit_vlm.command_line.recipes import readme
 from lit_vlm.command_line.training import CommandLine
+from lit_vlm.paradigms.weight_space import WeightSpaceModule
+from tests.merging.perturbed_models import perturbed
 
 FOLDER = Path(__file__).parent.parent / "recipes"
-RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if "about" in yaml.safe_load(path.read_text(encoding="utf-8")))
+CONTENTS = {path: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.rglob("*.yaml"))}
+RECIPES = [path for path, content in CONTENTS.items() if "about" in content]
+MERGES = [path for path in RECIPES if "merge" in CONTENTS[path]]
+RUNS = [path for path in RECIPES if path not in MERGES]
 
 # What makes any recipe small; nothing here changes which parts it is made of.
 SMALL = {
@@ -45,6 +52,8 @@ def small_options(recipe):
     written = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     model, data = written["model"], written["data"]
     options = dict(SMALL)
+    if "runs/" in str(model["init_args"].get("backbone")):  # the test writes that model
+        del options["model.backbone.checkpoint"]
     if "transform" in data["init_args"] and "train" not in data["init_args"]:
         options["data.train_size"] = 64  # a transform reads all samples ahead
     update = model["init_args"].get("update", {})
@@ -52,6 +61,9 @@ def small_options(recipe):
         options["model.update.minibatches"] = min(update["minibatches"], STEPS_A_ROUND)
     if model["class_path"].endswith("SegmentRewardModule"):  # it writes no text
         del options["model.generation.max_new_tokens"]
+    if "search" in model["init_args"]:  # it takes a step a candidate, each with a validation, and ends by itself
+        del options["trainer.max_steps"], options["trainer.val_check_interval"]
+        options["model.search.values"] = "[1.0]"
     return [f"--{name}={value}" for name, value in options.items()]
 
 
@@ -81,6 +93,14 @@ def write_own_data(folder):
     (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
 
 
+def write_earlier_runs(recipe, folder):
+    """Writes what earlier runs would have left where the recipe looks for it: the bundled model, moved a bit."""
+    places = re.findall(r": (runs/[\w/]+)", recipe.read_text(encoding="utf-8"))
+    for seed, place in enumerate(dict.fromkeys(places)):
+        if not (folder / place).exists():
+            perturbed(folder / place, seed)
+
+
 @pytest.fixture
 def finished(monkeypatch, tmp_path):
     """The Trainers of the fits that came to their end, in a working folder of the test's own."""
@@ -99,6 +119,15 @@ def finished(monkeypatch, tmp_path):
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def merge_material(finished):
+    """What merges name beside the models of runs: an adapter on the bundled model, and a saved vector."""
+    donors = json.dumps([{"model": str(perturbed(Path("donor"), seed=9))}])
+    words = ["merge", "--config", "merging/task_arithmetic", "--merge.donors", donors, "--output"]
+    assert main([*words, "runs/vector", "--as_vector"]) == 0
+    assert main([*words, "runs/lora/version_0/model", "--as_lora", "8"]) == 0
+
+
 def test_there_are_recipes():
     assert len(RECIPES) >= 2
     assert "quickstart" in map(name_of, RECIPES)
@@ -113,7 +142,7 @@ def test_the_catalogue_page_is_current():
     assert page == readme(), "write it anew: lit-vlm recipes --markdown > recipes/README.md"
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
+@pytest.mark.parametrize("recipe", RUNS, ids=name_of)
 def test_a_recipe_prints_its_configuration_by_name(recipe, finished, capsys):
     assert main(["fit", "--config", name_of(recipe), "--print_config"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
@@ -121,18 +150,39 @@ def test_a_recipe_prints_its_configuration_by_name(recipe, finished, capsys):
     assert finished == []
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
+@pytest.mark.parametrize("recipe", RUNS, ids=name_of)
 def test_a_recipe_takes_two_steps(recipe, finished, tmp_path, capsys):
+    write_earlier_runs(recipe, tmp_path)
     status = main(["fit", "--config", str(recipe), *small_options(recipe)])
     assert status == 0, capsys.readouterr().err
     (trainer,) = finished
-    assert trainer.global_step == 2
-    losses = [float(value) for name, value in trainer.callback_metrics.items() if name.startswith("train/loss")]
-    assert losses
-    assert all(map(math.isfinite, losses))
+    learns = not isinstance(trainer.lightning_module, WeightSpaceModule)
+    wanted = "train/loss" if learns else ("search/", "frank/")
+    figures = [float(value) for name, value in trainer.callback_metrics.items() if name.startswith(wanted)]
+    assert trainer.global_step == 2 if learns else trainer.global_step >= 1
+    assert figures
+    assert all(map(math.isfinite, figures))
     (saved,) = tmp_path.rglob("config.yaml")
     about = yaml.safe_load(recipe.read_text(encoding="utf-8"))["about"]
     assert yaml.safe_load(saved.read_text(encoding="utf-8"))["about"] == about
+
+
+@pytest.mark.parametrize("recipe", MERGES, ids=name_of)
+def test_a_merge_runs_as_it_stands_on_the_models_it_names(recipe, merge_material, tmp_path, capsys):
+    write_earlier_runs(recipe, tmp_path)
+    told = CONTENTS[recipe]["about"]
+    assert main(["merge", "--config", name_of(recipe), "--print_config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["about"] == told
+    status = main(["merge", "--config", name_of(recipe), "--output", "merged"])
+    assert status == 0, capsys.readouterr().err
+    report = json.loads(Path("merged/merge_report.json").read_text(encoding="utf-8"))
+    assert report["merged"] >= 40
+    assert any(weight.get("change") for weight in report["weights"])
+    AutoModelForImageTextToText.from_pretrained("merged")
+
+
+def test_there_are_merges():
+    assert len(MERGES) >= 8
 
 
 def test_a_recipe_that_names_an_unknown_part_does_not_run(finished, tmp_path, capsys):

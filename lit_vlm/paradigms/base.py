@@ -24,10 +24,13 @@ from lit_vlm.interfaces.capabilities import COMPLETIONS, PartSummary, ServesTask
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import Completion, RewardOutput, Sample
 from lit_vlm.interfaces.roles import Reward
+from lit_vlm.interfaces.weights import ModelReference, TensorSource, TrainedWeight
 from lit_vlm.models.backbone import Backbone
+from lit_vlm.models.checkpoint_tensors import open_checkpoint
 from lit_vlm.models.processor_encoder import ProcessorEncoder
 from lit_vlm.models.support_matrix import check_support
 from lit_vlm.models.token_budget import token_budgets
+from lit_vlm.models.trained_weights import trained_weights as list_trained_weights
 from lit_vlm.models.tuning import summarise_parts
 from lit_vlm.models.vision_language_model import GenerationSettings, VisionLanguageModel
 from lit_vlm.paradigms.optimization import OptimizerSettings, total_optimizer_steps
@@ -143,6 +146,31 @@ class VLMModule(LightningModule):
     def token_budgets(self) -> Sequence[str]:
         """Says in a line each what an image and a video cost, in tokens."""
         return token_budgets(self.encoder)
+
+    def trained_weights(self) -> Sequence[TrainedWeight]:
+        """Lists the weights and low-rank factors that train, by their names in the plain model; see ``OffersWeights``.
+
+        Raises:
+            UserError: The strategy hides their gradients, or an adapter is no sum with its weight.
+        """
+        strategy = self.trainer.strategy
+        return list_trained_weights(self.policy.model, strategy_kind(strategy), strategy.model)
+
+    def initial_weights(self) -> TensorSource:
+        """Opens the checkpoint that was loaded, without adapter and unquantised.
+
+        Raises:
+            UserError: There is none, or it is no safetensors.
+        """
+        return self.open_weights(self.backbone.reference())
+
+    def open_weights(self, reference: ModelReference) -> TensorSource:
+        """Opens another checkpoint.
+
+        Raises:
+            UserError: There is none, or it is no safetensors.
+        """
+        return open_checkpoint(reference)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leaves out what an adapter run never changes: the frozen weights come from the base model again."""
