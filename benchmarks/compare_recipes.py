@@ -42,10 +42,10 @@ def shown(figures: dict[str, float], name: str) -> str:
     return f"{mean:.1f} ({low:.1f}-{high:.1f})"
 
 
-def tested(checkpoint: str, data: str, size: int, folder: Path, threads: int) -> dict[str, float]:
-    """Tests a checkpoint on other tasks."""
+def tested(checkpoint: str, data: str, size: int, folder: Path, threads: int, *more: str) -> dict[str, float]:
+    """Tests a checkpoint on other tasks; ``more`` are further options."""
     words = ["test", "--model", "SFTModule", "--model.backbone.checkpoint", checkpoint, "--data", data]
-    words += ["--data.test_size", str(size), "--trainer.enable_progress_bar", "false", "--trainer.logger", "false"]
+    words += ["--data.test_size", str(size), "--trainer.enable_progress_bar=false", "--trainer.logger=false", *more]
     return {name: float(value) for name, value in FIGURE.findall(command(words, folder, threads))}
 
 
