@@ -1,6 +1,8 @@
 """Shared fixtures: a random tiny VLM built in code, and small samples."""
 
 import os
+import time
+from collections.abc import Callable
 
 # Before torch and tokenizers are imported: forked workers must not spawn threads of their own.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -41,6 +43,26 @@ def random_tiny_model(random_tiny_folder: Path, random_tiny_encoder):
     from lit_vlm.models.backbone import Backbone
 
     return Backbone(str(random_tiny_folder)).load_model(random_tiny_encoder).eval()
+
+
+@pytest.fixture
+def assert_linear() -> Callable[[Callable[[int], object], int], None]:
+    """Refuses work that grows faster than its input: compares itself with a sixteenth of it, on any machine.
+
+    Of an input 16 times as long linear work takes 16 times the time, quadratic work 256 times.
+    """
+
+    def seconds(work: Callable[[int], object], size: int) -> float:
+        start = time.process_time()
+        work(size)
+        return time.process_time() - start
+
+    def check(work: Callable[[int], object], size: int) -> None:
+        small, large = (min(seconds(work, count) for _ in range(3)) for count in (size // 16, size))
+        # What takes less than a few milliseconds is mostly overhead.
+        assert large < 64 * max(small, 0.005), f"{small:.4f} s grow to {large:.4f} s"
+
+    return check
 
 
 def picture(colour: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = (64, 64)) -> MediaRef:

@@ -1,5 +1,3 @@
-import time
-
 import pytest
 
 from lit_vlm.parsing.answer_text import comparable_items, comparable_text, parse_list, peel, render_list, words_only
@@ -68,11 +66,11 @@ def test_numbers_among_items_compare_as_numbers():
     assert comparable_items(["3.0", "Up."]) == comparable_items(["3", "up"])
 
 
-@pytest.mark.parametrize(
-    "text", ["[" * 100_000 + "]" * 100_000, "[" + "9" * 100_000 + "]", "$" * 100_000, "{" * 100_000]
-)
-def test_hostile_lists_do_not_raise_or_hang(text):
-    started = time.process_time()
-    parse_list(text)
-    comparable_text(text)
-    assert time.process_time() - started < 1.0
+@pytest.mark.parametrize(("piece", "end"), [("[", "]"), ("9", ""), ("$", ""), ("{", "")])
+def test_hostile_lists_do_not_raise_and_are_read_in_linear_time(assert_linear, piece, end):
+    def read(size):
+        for text in (piece * size + end * size, f"[{piece * size}]"):
+            parse_list(text)
+            comparable_text(text)
+
+    assert_linear(read, 100_000)

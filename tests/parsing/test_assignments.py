@@ -1,5 +1,3 @@
-import time
-
 import pytest
 
 from lit_vlm.parsing.assignments import parse_assignment
@@ -57,10 +55,6 @@ def test_a_name_may_begin_with_another_name_and_hold_signs():
     assert parse_assignment(text, names, ROLES) == {"Al": "knight", "Al (the elder)": "knave", "Dr. And": "knave"}
 
 
-@pytest.mark.parametrize(
-    "text", ["and " * 50_000, "Ella is a knight, " * 50_000, "Ella is a " * 20_000, "(1) " * 50_000]
-)
-def test_hostile_claims_are_read_quickly(text):
-    started = time.process_time()
-    parse_assignment(text, NAMES, ROLES)
-    assert time.process_time() - started < 1.0
+@pytest.mark.parametrize("piece", ["and ", "Ella is a knight, ", "Ella is a ", "(1) "])
+def test_hostile_claims_are_read_in_linear_time(assert_linear, piece):
+    assert_linear(lambda size: parse_assignment(piece * size, NAMES, ROLES), 50_000)

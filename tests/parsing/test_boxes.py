@@ -1,5 +1,3 @@
-import time
-
 import pytest
 
 from lit_vlm.parsing.boxes import parse_boxes, parse_point, parse_span
@@ -79,12 +77,12 @@ def test_what_is_no_span_reads_as_none(text):
     assert parse_span(text) is None
 
 
-@pytest.mark.parametrize(
-    "text", ["(" * 100_000, "(1,2,3,4)" * 20_000, "9" * 100_000, "1 " * 100_000, "[(" * 50_000 + "1"]
-)
-def test_hostile_boxes_are_read_quickly(text):
-    started = time.process_time()
-    parse_boxes(text)
-    parse_point(text)
-    parse_span(text)
-    assert time.process_time() - started < 1.0
+@pytest.mark.parametrize(("piece", "end"), [("(", ""), ("(1,2,3,4)", ""), ("9", ""), ("1 ", ""), ("[(", "1")])
+def test_hostile_boxes_are_read_in_linear_time(assert_linear, piece, end):
+    def read(size):
+        text = piece * size + end
+        parse_boxes(text)
+        parse_point(text)
+        parse_span(text)
+
+    assert_linear(read, 50_000)

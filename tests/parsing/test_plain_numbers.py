@@ -1,4 +1,3 @@
-import time
 from fractions import Fraction
 
 import pytest
@@ -61,8 +60,7 @@ def test_other_texts_are_no_plain_numbers(text):
     assert parse_number(text) is None
 
 
-@pytest.mark.parametrize("text", ["9" * 100_000, "1," * 100_000, " " * 100_000 + "x", "1" * 999 + "x", "-" * 999])
-def test_long_texts_are_refused_quickly(text):
-    started = time.process_time()
-    assert parse_number(text) is None
-    assert time.process_time() - started < 0.5
+@pytest.mark.parametrize(("piece", "end"), [("9", ""), ("1,", ""), (" ", "x"), ("1", "x"), ("-", "")])
+def test_long_texts_are_refused_in_linear_time(assert_linear, piece, end):
+    assert parse_number(piece * 100_000 + end) is None
+    assert_linear(lambda size: parse_number(piece * size + end), 100_000)

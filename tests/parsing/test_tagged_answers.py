@@ -1,5 +1,3 @@
-import time
-
 import pytest
 
 from lit_vlm.parsing.tagged_answers import extract_answer, is_well_formed
@@ -84,8 +82,9 @@ def test_no_block_outside_the_thought_is_no_answer(completion):
 
 
 @pytest.mark.parametrize("piece", ["<answer>", "<think>", "<answer>5</answer>", "</think>", "<", "<answer"])
-def test_a_flood_of_tags_is_read_in_linear_time(piece):
-    started = time.process_time()
-    extract_answer(piece * 50_000)
-    is_well_formed(piece * 50_000)
-    assert time.process_time() - started < 1.0
+def test_a_flood_of_tags_is_read_in_linear_time(assert_linear, piece):
+    def read(size):
+        extract_answer(piece * size)
+        is_well_formed(piece * size)
+
+    assert_linear(read, 50_000)

@@ -121,7 +121,7 @@ def test_long_text_is_scored_in_bounded_time(complete, text):
         completions = build(complete, [text], fields)
         started = time.perf_counter()
         assert math.isfinite(reward(completions).total.item())
-        assert time.perf_counter() - started < 10, reward
+        assert time.perf_counter() - started < 60, reward
 
 
 def test_the_answer_stands_where_the_sample_says(complete):
