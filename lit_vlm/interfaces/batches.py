@@ -35,6 +35,8 @@ class TokenScores:
     """Row of the batch each token belongs to; shape ``(N,)``."""
     is_top: Tensor
     """Whether the label was the likeliest token, bool; shape ``(N,)``."""
+    weights: Tensor | None = None
+    """Factor of each row's loss, fp32, shape ``(B,)``; None where all are 1."""
 
 
 @dataclass
@@ -54,6 +56,8 @@ class PromptBatch:
     """The samples of the rows, in order."""
     labels: Tensor | None = None
     """Next-token targets before the shift, ``-100`` where none, shape ``(B, L)``."""
+    weights: Tensor | None = None
+    """Factor of each row's loss, fp32, shape ``(B,)``; None where all are 1."""
     step_totals: StepTotals | None = None
     """Counts over the whole optimizer step, where the loader knows them."""
     dropped: tuple[BadSample, ...] = ()
@@ -80,6 +84,7 @@ class PromptBatch:
             input_ids=function(self.input_ids),
             attention_mask=function(self.attention_mask),
             labels=None if self.labels is None else function(self.labels),
+            weights=None if self.weights is None else function(self.weights),
             visual={name: function(tensor) for name, tensor in self.visual.items()},
         )
 

@@ -1,6 +1,6 @@
 """What callbacks and DataModules may ask a LightningModule for, by protocol and never by class."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -171,6 +171,14 @@ class ServesSamples(Protocol):
 
     def prepared(self, split: Split) -> Any:
         """Returns the samples of a split by index, with a length, as the loaders read them."""
+
+
+@runtime_checkable
+class LeavesOutPredicted(Protocol):
+    """A DataModule whose ``predict`` loader can pass by samples that are done."""
+
+    def leave_out(self, sample_ids: Collection[str]) -> None:
+        """Passes by these samples in ``predict``, before its loader is made; the rest is dealt to the ranks evenly."""
 
 
 ArmKind = Literal["category", "difficulty", "sample"]

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lit_vlm.interfaces.critiques import Critique
+
 Role = Literal["system", "user", "assistant", "tool"]
 Split = Literal["train", "validation", "test"]
 AnswerType = Literal[
@@ -33,6 +35,8 @@ AnswerType = Literal[
     "open",
 ]
 CoordinateSpace = Literal["pixel", "norm1", "norm1000"]
+FinishReason = Literal["stop", "length"]
+"""``stop``: an end-of-turn token or a stop string; ``length``: the limit of tokens."""
 AnswerPlace = Literal["tags", "boxed", "stated", "whole", "any"]
 
 IGNORED_LABEL = -100
@@ -158,6 +162,14 @@ class Candidate:
     """Grades by name, such as ``helpfulness`` or ``correct`` (1 for a right answer, 0 for a wrong one)."""
     model: str = ""
     """What wrote it."""
+    critique: Critique | None = None
+    """What somebody says of it, where that is known."""
+    token_ids: tuple[int, ...] = ()
+    """The tokens that were sampled, where they are known."""
+    log_probs: tuple[float, ...] = ()
+    """Of each of ``token_ids`` under what sampled it, in nats."""
+    entropies: tuple[float, ...] = ()
+    """Entropy at each of ``token_ids``, in nats."""
 
     @property
     def text(self) -> str:
@@ -208,6 +220,10 @@ class Sample:
     """Completions of ``prompt`` with their grades."""
     preferences: tuple[Preference, ...] = ()
     """Pairs to learn from, one for each step where a trace has several; ``prompt`` is theirs unless they say."""
+    critique: Critique | None = None
+    """The judgement of a solution that this sample is about: what a judge's completion is compared with."""
+    weight: float = 1.0
+    """Factor of the sample's loss in supervised fine-tuning, 0 or more."""
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -272,6 +288,20 @@ class Completion:
     token_count: int = 0
     seconds: float = 0.0
     """Wall time of the batch that generated it, divided by its rows."""
+    index: int = 0
+    """Which of its prompt's completions it is, from 0."""
+    token_ids: tuple[int, ...] = ()
+    """What was sampled, the end-of-turn token included; empty where that is not known."""
+    log_probs: tuple[float, ...] = ()
+    """Log-probability of each token under what sampled it, in nats; empty where that is not known."""
+    entropies: tuple[float, ...] = ()
+    """Entropy of the distribution that each token was drawn from, in nats; empty where that is not known."""
+    finish_reason: FinishReason | None = None
+    """Why it ended."""
+    seed: int | None = None
+    """Of the random numbers it was drawn with, together with ``index``."""
+    rewards: Mapping[str, float] = field(default_factory=dict)
+    """Scores by name, ``total`` among them; those that do not apply are left out."""
 
     def to(self, *_: Any, **__: Any) -> Completion:
         """Stays as it is: it holds no tensor, but Lightning moves predictions and would take it apart otherwise."""

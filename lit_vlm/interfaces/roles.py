@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -117,6 +117,20 @@ class SampleTransform(ABC):
             BadSampleError: The sample lacks what this needs.
         """
 
+    def in_epoch(self, sample: Sample, epoch: int) -> Sequence[Sample]:
+        """Returns what to train on in an epoch, as many samples as ever; the same ones where nothing else is said.
+
+        Where they differ, calling the transform gives the longest of each, as batches are put together by its length.
+
+        Args:
+            sample: What to train on something else instead of.
+            epoch: From 0 on; where a run resumes, the epoch that it stopped in.
+
+        Raises:
+            BadSampleError: The sample lacks what this needs.
+        """
+        return self(sample)
+
     def for_evaluation(self, sample: Sample) -> Sample:
         """Returns what to validate and test on instead of a sample; the same one where nothing else is said.
 
@@ -124,6 +138,24 @@ class SampleTransform(ABC):
             BadSampleError: The sample lacks what this needs.
         """
         return sample
+
+
+class CurationOperator(ABC):
+    """Chooses among the samples of a whole set, or among their candidates."""
+
+    @abstractmethod
+    def __call__(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Returns what is kept, in the order given: samples, perhaps with fewer candidates; nothing is written anew.
+
+        The same samples give the same result, on every rank.
+
+        Raises:
+            UserError: The samples lack what this needs; the message names the first, and how many more.
+        """
+
+    def with_reasons(self, samples: Sequence[Sample]) -> tuple[list[Sample], Mapping[str, int]]:
+        """Chooses as a call does, and counts what is left out by reason, such as ``samples of too many tokens``."""
+        return self(samples), {}
 
 
 class SampleCorruption(ABC):
@@ -227,6 +259,8 @@ class Merge(ABC):
 
     needs_values: ClassVar[bool] = False
     """Whether it reads the donors' own weights."""
+    prunes: ClassVar[bool] = False
+    """Whether it reads the donors' densities."""
     needs_deltas: ClassVar[bool] = True
     """Whether it reads what the donors differ in from their bases, so that there must be bases."""
     elementwise: ClassVar[bool] = False
@@ -234,6 +268,26 @@ class Merge(ABC):
     pieces of a weight."""
     donor_counts: ClassVar[tuple[int, int | None]] = (1, None)
     """Fewest and most donors; None for any number."""
+
+    @property
+    def products_of(self) -> Literal["values", "deltas"] | None:
+        """What of the donors it must know the inner products of, over a whole weight, to be elementwise; None for none.
+
+        Such an operation is given a weight twice, piece by piece, and no weight need be held whole.
+        """
+        return None
+
+    def given_products(self, tensors: MergeTensors, products: Tensor) -> Merge:
+        """Returns the elementwise operation for one weight; only for operations that have ``products_of``.
+
+        Args:
+            tensors: The weight, or any stretch of it: its numbers are not read.
+            products: Inner products of the donors' weights or differences, float64, shape ``(N, N)``.
+
+        Raises:
+            UserError: A setting does not fit.
+        """
+        raise RuntimeError(f"{type(self).__name__} does not merge by inner products")
 
     def fitted(self, tensors: Iterable[MergeTensors]) -> Merge:
         """Returns the operation with what it must know of all weights before the first is merged.
@@ -254,6 +308,16 @@ class Merge(ABC):
 
 class GradientTransform(ABC):
     """Changes gradients after the backward pass, before they are clipped."""
+
+    def check(self, module: OffersWeights) -> None:  # noqa: B027 - optional
+        """Refuses what can be seen to be wrong before a model is loaded: nothing here.
+
+        Args:
+            module: Opens checkpoints; what it trains is not known yet.
+
+        Raises:
+            UserError: What is read does not fit.
+        """
 
     @abstractmethod
     def attach(self, module: OffersWeights) -> AttachedTransform:
