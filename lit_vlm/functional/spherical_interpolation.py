@@ -3,9 +3,34 @@
 import torch
 from torch import Tensor
 
-from lit_vlm.functional.task_vectors import inner_product, weighted_sum, whole
+from lit_vlm.functional.task_vectors import inner_product, inner_products, weighted_sum, whole
 
 _LEAST_NORM = 1e-8
+
+
+def shares_on_sphere(
+    first: Tensor, second: Tensor, product: Tensor, t: float, *, threshold: float = 0.9995
+) -> tuple[Tensor, Tensor]:
+    """Computes what two vectors are multiplied by to lie between them; see ``interpolated_on_sphere``.
+
+    Args:
+        first: Squared norm of the first, any shape, float64 where the device has it.
+        second: Squared norm of the second.
+        product: Their inner product.
+        t: Where between them.
+        threshold: Of the cosine.
+
+    Returns:
+        The shares of the first and of the second, in that shape.
+    """
+    if t in (0, 1):
+        return torch.full_like(product, 1 - t), torch.full_like(product, t)
+    one, other = (torch.where(square.sqrt() > _LEAST_NORM, square.sqrt(), 1.0) for square in (first, second))
+    cosine = product / one / other
+    straight = cosine.abs() > threshold
+    angle = torch.where(straight, 0.0, cosine).acos()
+    from_first = torch.where(straight, 1 - t, ((1 - t) * angle).sin() / angle.sin())
+    return from_first, torch.where(straight, t, (t * angle).sin() / angle.sin())
 
 
 def interpolated_on_sphere(
@@ -30,13 +55,13 @@ def interpolated_on_sphere(
     """
     if t in (0, 1):
         return (second if t else first).clone()
-    norms = [inner_product(tensor, tensor, per_row=per_row).sqrt() for tensor in (first, second)]
-    one, other = (torch.where(norm > _LEAST_NORM, norm, 1.0) for norm in norms)
-    cosine = inner_product(first, second, per_row=per_row) / one / other
-    straight = cosine.abs() > threshold
-    angle = torch.where(straight, 0.0, cosine).acos()
-    from_first = torch.where(straight, 1 - t, ((1 - t) * angle).sin() / angle.sin())
-    from_second = torch.where(straight, t, (t * angle).sin() / angle.sin())
+    if per_row:
+        squares = [inner_product(tensor, tensor, per_row=True) for tensor in (first, second)]
+        product = inner_product(first, second, per_row=True)
+    else:
+        both = inner_products([first, second])
+        squares, product = [both[0, 0], both[1, 1]], both[0, 1]
+    from_first, from_second = shares_on_sphere(squares[0], squares[1], product, t, threshold=threshold)
     if not per_row:
         return weighted_sum([(whole(first), from_first.item()), (whole(second), from_second.item())], like=first)
     by_row = (*first.shape[:-1], 1)

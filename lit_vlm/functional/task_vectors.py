@@ -5,7 +5,9 @@ A tensor may be pruned on the fly: ``Pieces`` gives the numbers of a stretch of 
 Legend: ``N`` tensors that are put together, ``P`` numbers in a piece.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations_with_replacement
 from typing import Literal
 
 import torch
@@ -24,6 +26,7 @@ Rescaling = Literal["inverse_density", "l1", "none"]
 brings the sum of absolute values back to that before pruning; or nothing."""
 
 _LEAST_NORM = 1e-7
+_LEAST_PRODUCT = 1e-30
 
 
 def spans(count: int) -> Iterator[tuple[int, int]]:
@@ -136,6 +139,42 @@ def rescaling_factor(delta: Tensor, pruned: Pieces, density: float, rescale: Res
         before += float(flat[start:stop].abs().sum())
         after += float(pruned(start, stop).abs().sum())
     return before / after if min(before, after) >= _LEAST_NORM else 1.0
+
+
+def piece_product(first: Tensor, second: Tensor) -> float:
+    """Computes the inner product of two pieces, in their type unless the product leaves what that resolves.
+
+    Args:
+        first: Flat, at most ``PIECE`` numbers.
+        second: The same shape.
+    """
+    product = float(torch.dot(first, second))
+    # Squares of very large and very small numbers leave the range of float32.
+    if _LEAST_PRODUCT < abs(product) < math.inf:
+        return product
+    return float(torch.dot(first.double(), second.double()))
+
+
+def inner_products(tensors: Sequence[Tensor]) -> Tensor:
+    """Computes the inner products of tensors as flat vectors: of pieces in float32, added up in float64.
+
+    Args:
+        tensors: ``N`` of one shape.
+
+    Returns:
+        Shape ``(N, N)``, on the CPU.
+
+    Example:
+        >>> inner_products([torch.tensor([1.0, 2.0]), torch.tensor([3.0, 0.0])])
+        tensor([[5., 3.],
+                [3., 9.]], dtype=torch.float64)
+    """
+    flats = [tensor.reshape(-1) for tensor in tensors]
+    found = torch.zeros(len(flats), len(flats), dtype=torch.float64)
+    for start, stop in spans(flats[0].numel() if flats else 0):
+        for row, column in combinations_with_replacement(range(len(flats)), 2):
+            found[row, column] += piece_product(flats[row][start:stop], flats[column][start:stop])
+    return found.triu() + found.triu(1).T
 
 
 def inner_product(first: Tensor, second: Tensor, *, per_row: bool = False) -> Tensor:

@@ -103,6 +103,26 @@ def coefficient_of(coefficient: WeightCoefficient, place: WeightPlace, *, everyw
     return _value_at([item for item in coefficient if not isinstance(item, CoefficientRule)], place, everywhere)
 
 
+def check_coefficient(coefficient: WeightCoefficient, option: str) -> None:
+    """Refuses a setting that could not be looked up for some weight.
+
+    Args:
+        coefficient: The setting.
+        option: What the user knows the setting as, for the message.
+
+    Raises:
+        UserError: There are no anchors, a number is not finite, or anchors and rules are mixed.
+    """
+    if isinstance(coefficient, int | float):
+        _check_value(coefficient, option)
+        return
+    anchors = [item for item in coefficient if not isinstance(item, CoefficientRule)]
+    if anchors and len(anchors) < len(coefficient):
+        raise UserError(f"{option} mixes numbers and rules; write either anchors or rules")
+    if anchors or not coefficient:
+        _check_value(anchors, option)  # rules have checked their own
+
+
 def check_filters(coefficient: WeightCoefficient, places: Iterable[WeightPlace], option: str) -> None:
     """Refuses rules that find no weight, which would leave a merge without effect.
 
@@ -159,7 +179,7 @@ def _value_at(value: float | list[float], place: WeightPlace, everywhere: bool) 
 def _check_value(value: float | list[float], what: str) -> None:
     numbers = [value] if isinstance(value, int | float) else value
     if not numbers:
-        raise UserError(f"{what} has an empty list of anchors; give at least one number")
+        raise UserError(f"{what} has an empty list; give at least one number")
     if not all(math.isfinite(number) for number in numbers):
         raise UserError(f"{what} is {value}; coefficients must be finite")
 

@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -22,6 +23,8 @@ class DeltaMerge(Merge):
         mergekit ``generalized_task_arithmetic.py`` (confirmed-in-code) for the family. A donor of weight 0 takes no
         part there either; here the target is then returned bit for bit.
     """
+
+    prunes: ClassVar[bool] = True
 
     scale: float = 1.0
     """Factor of the mixed difference; mergekit's ``lambda``."""

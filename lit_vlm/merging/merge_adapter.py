@@ -95,6 +95,8 @@ def write_adapter(
         UserError: The folder holds something, the rank is below 1, or no linear layer is merged.
     """
     check_output(output)
+    if plan.new_rows:
+        raise UserError("an adapter of linear layers holds no rows of new_tokens; write the merged model instead")
     begin = time.perf_counter()
     merged = {planned.place.name for planned in plan.outputs if planned.merged}
     factors: dict[str, Tensor] = {}

@@ -21,6 +21,7 @@ from lit_vlm.interfaces.weights import DonorTensor, MergeTensors, ModelReference
 from lit_vlm.merging.compatibility import Mismatches, has_other_ancestor, listed
 from lit_vlm.merging.merge_settings import MergeSettings, model_reference
 from lit_vlm.merging.named_source import NamedSource
+from lit_vlm.merging.new_tokens import NewRow, new_rows
 from lit_vlm.merging.saved_vector import open_vector
 from lit_vlm.merging.stored_weight import StoredDonor, StoredWeight
 from lit_vlm.merging.tied_weights import HEAD
@@ -50,6 +51,8 @@ class MergePlan:
     """Whether the result has a head of its own where the target's is tied to the embedding."""
     shares: Mapping[str, Sequence[Share]] = field(repr=False)
     """What donors bring to each merged weight, by its name on disk."""
+    new_rows: Mapping[str, Sequence[NewRow]] = field(default_factory=dict, repr=False)
+    """Rows of embedding and head that are taken over from donors, by the weight's name on disk."""
 
     def tensors(self, planned: PlannedWeight) -> MergeTensors:
         """Reads all that a merged weight is computed from: float32, on the CPU, in the target's shape.
@@ -169,7 +172,7 @@ def plan_merge(settings: MergeSettings, open_source: SourceOpener) -> MergePlan:
     # A filter may speak of a head that the target has only as its embedding.
     places = [*planner.places(), weight_place(HEAD, target.layers)]
     for donor in donors:
-        option = f"donors[{donor.index}]"
+        option = f"merge.donors[{donor.index}]"
         check_filters(donor.donor.weight, places, f"{option}.weight")
         check_filters(donor.donor.density, places, f"{option}.density")
     names: list[str] = [item.name for item in fields(settings.operation)] if is_dataclass(settings.operation) else []
@@ -194,6 +197,9 @@ def plan_merge(settings: MergeSettings, open_source: SourceOpener) -> MergePlan:
         donor_labels=[str(donor.model) for donor in donors],
         unties=planner.unties,
         shares=shares,
+        new_rows=new_rows(
+            settings.new_tokens, target, [donor.model for donor in donors], [weight for weight, _ in planned]
+        ),
     )
 
 
@@ -244,7 +250,9 @@ def _check_donors(settings: MergeSettings, target: NamedSource, donors: Sequence
                     f"{_some_names(target)}); map the names with the names option"
                 )
             elif model.layers != target.layers:
-                mismatches.add(f"{model} has {model.layers} decoder layers, {target} has {target.layers}")
+                mismatches.add(
+                    f"{model} has {model.layers} decoder layers, {target} has {target.layers}; give models of one size"
+                )
     renamable = [
         name for donor in donors for model in (donor.model, donor.base) if model for name in model.source.names
     ]

@@ -6,17 +6,20 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lit_vlm.functional.piece_threads import PieceThreads
 from lit_vlm.functional.recycled_memory import RecycledMemory
-from lit_vlm.functional.task_vectors import PIECE, Pieces
+from lit_vlm.functional.task_vectors import PIECE, Pieces, inner_products
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.roles import Merge
 from lit_vlm.interfaces.weights import MergeTensors
 from lit_vlm.merging.merge_plan import MergePlan
+from lit_vlm.merging.mixed_donors import summands
+from lit_vlm.merging.new_tokens import put_new_rows
 from lit_vlm.merging.read_ahead import read_ahead
 from lit_vlm.merging.stored_weight import StoredWeight
 from lit_vlm.merging.weight_figures import FigureTally, WeightFigures, refuse_not_finite
@@ -136,14 +139,12 @@ class _Merger:
         name = planned.place.name
         if not isinstance(content, (StoredWeight, MergeTensors)):
             figures = WeightFigures(name, merged=False, reason=planned.reason)
-            return MergedWeight(planned, self._copied(planned, content), figures)
+            copied = self._copied(planned, content)
+            put_new_rows(self.plan.new_rows.get(name, ()), copied)
+            return MergedWeight(planned, copied, figures)
         device = torch.device(self.plan.settings.device)
         result = self.memory.empty(planned.shape, torch.float32 if self.differences else planned.dtype)
-        source, whole = content, None
-        if not self.operation.elementwise:
-            source = self._single(content)
-            whole = self.operation(_on_device(source, device)).reshape(-1)
-        tally = self._fill(result.view(-1), source, whole, device)
+        tally = self._merge(planned, content, result.view(-1), device)
         # What overflows a narrower type shows in the result alone.
         if not tally.is_finite or (planned.dtype == torch.float16 and not result.isfinite().all()):
             labels = [self.plan.donor_labels[donor] for donor in planned.donors]
@@ -151,6 +152,7 @@ class _Merger:
         figures = tally.figures(name, planned.donors)
         if isinstance(content, MergeTensors):
             result = self.plan.keep_rows(planned, result, content.target)
+        put_new_rows(self.plan.new_rows.get(name, ()), result)
         if self.differences:
             target = content.target if isinstance(content, MergeTensors) else content.target(0, result.numel())
             return MergedWeight(planned, torch.empty(0), figures, result.sub_(target.view_as(result)))
@@ -167,23 +169,48 @@ class _Merger:
             pass
         return result
 
-    def _fill(
-        self, flat: Tensor, source: StoredWeight | MergeTensors, whole: Tensor | None, device: torch.device
+    def _merge(
+        self, planned: PlannedWeight, content: StoredWeight | MergeTensors, into: Tensor, device: torch.device
     ) -> FigureTally:
-        """Writes the merged weight, or what of it is known already, and counts figures."""
+        """Writes the merged weight and counts figures; holds no weight whole where the operation allows that."""
+        step = PIECE if device.type == "cpu" else DEVICE_PIECE
+        operation, source, whole = self.operation, content, None
+        if (of := operation.products_of) is not None:
+            products = self._products(content, of, into.numel(), device, step)
+            operation = operation.given_products(_piece(content, 0, 0), products)
+        elif not operation.elementwise:
+            source = self._single(content)
+            whole = operation(_on_device(source, device)).reshape(-1)
 
         def merge(start: int, stop: int) -> FigureTally:
             piece = _on_device(_piece(source, start, stop), device)
-            part = self.operation(piece).reshape(-1) if whole is None else whole[start:stop]
+            part = operation(piece).reshape(-1) if whole is None else whole[start:stop]
             found = FigureTally()
             found.add(piece, part)
-            flat[start:stop] = part
+            into[start:stop] = part
             return found
 
         tally = FigureTally()
-        for found in self.threads.over(flat.numel(), merge, step=PIECE if device.type == "cpu" else DEVICE_PIECE):
+        for found in self.threads.over(into.numel(), merge, step=step):
             tally.join(found)
         return tally
+
+    def _products(
+        self,
+        content: StoredWeight | MergeTensors,
+        of: Literal["values", "deltas"],
+        count: int,
+        device: torch.device,
+        step: int,
+    ) -> Tensor:
+        """Computes the inner products of the donors' weights or differences, piece by piece."""
+
+        def products(start: int, stop: int) -> Tensor:
+            piece = _on_device(_piece(content, start, stop), device)
+            return inner_products([tensor.reshape(-1) for tensor in summands(piece, of)])
+
+        found = list(self.threads.over(count, products, step=step))
+        return torch.stack(found).sum(0) if found else products(0, 0)
 
     def _single(self, content: StoredWeight | MergeTensors) -> MergeTensors:
         return content.whole(self.memory, self.threads) if isinstance(content, StoredWeight) else content

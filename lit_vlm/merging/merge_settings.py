@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from lit_vlm.functional.weight_coefficients import WeightCoefficient
+from lit_vlm.functional.weight_coefficients import WeightCoefficient, check_coefficient
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.roles import Merge
 from lit_vlm.interfaces.weights import ModelReference
@@ -78,6 +78,9 @@ class MergeSettings:
     """What donors differ from, unless they name a base of their own."""
     vocabulary: Literal["shared_rows", "by_token"] = "shared_rows"
     """How rows of embedding and head are matched: the same row where the same token stands there, or by the token."""
+    new_tokens: list[str] = field(default_factory=list)
+    """Tokens whose rows of embedding and head are taken from the donors, the mean of those that have them, whatever the
+    coefficients are; such as ``<think>``."""
     tied: Literal["follow_target", "untie"] = "follow_target"
     """Whether a head that shares the embedding's weight goes on doing so, or is written as a weight of its own."""
     names: list[NamePair] = field(default_factory=list)
@@ -100,6 +103,14 @@ class MergeSettings:
             raise UserError(f"{type(self.operation).__name__} takes {wanted} donors; {count} are given")
         if self.target is None and self.base is None and self.donors[0].model is None:
             raise UserError("the first donor is a vector, so that there is nothing to add it to; name the target")
+        for index, donor in enumerate(self.donors):
+            check_coefficient(donor.weight, f"merge.donors[{index}].weight")
+            check_coefficient(donor.density, f"merge.donors[{index}].density")
+            if donor.density != 1.0 and not self.operation.prunes:
+                raise UserError(
+                    f"merge.donors[{index}].density is {donor.density}, but {type(self.operation).__name__} prunes "
+                    "nothing; leave it out, or choose an operation that does, such as TIES or DARE"
+                )
         _check_device(self.device)
 
     @property

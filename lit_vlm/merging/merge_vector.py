@@ -47,6 +47,8 @@ def write_merged_vector(
     Raises:
         UserError: The folder holds something, nothing is merged, or a donor adds nothing.
     """
+    if not plan.new_rows.keys() <= plan.shares.keys():
+        raise UserError("new_tokens changes rows of weights that are not merged, whose differences are not saved")
     begin = time.perf_counter()
     dtype = torch.float32 if plan.settings.dtype is None else getattr(torch, plan.settings.dtype)
     specs = [TensorSpec(planned.place.name, dtype, planned.shape) for planned in plan.outputs if planned.merged]

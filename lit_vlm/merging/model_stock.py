@@ -2,16 +2,17 @@
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from lit_vlm.functional.task_vectors import inner_product, weighted_sum, whole
+from lit_vlm.functional.task_vectors import inner_product, inner_products, weighted_sum, whole
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.roles import Merge
-from lit_vlm.interfaces.weights import MergeTensors
+from lit_vlm.interfaces.weights import DonorTensor, MergeTensors
 from lit_vlm.merging.donor_checks import without_weights
+from lit_vlm.merging.mixed_donors import MixedDonors
 
 _SINGULAR = 1e-6
 
@@ -35,33 +36,54 @@ class ModelStock(Merge):
     per_row: bool = False
     """Whether each vector along the last dimension has a ``t`` of its own; mergekit's ``filter_wise``."""
 
+    @property
+    def products_of(self) -> Literal["deltas"] | None:
+        """The differences, where they have one ``t``."""
+        return None if self.per_row else "deltas"
+
+    def given_products(self, tensors: MergeTensors, products: Tensor) -> Merge:
+        """Returns what adds the mean difference times ``t`` to the target.
+
+        Raises:
+            UserError: Fewer than two donors take part, or they have weights.
+        """
+        taking_part = {id(donor) for donor in self._taking_part(tensors)}
+        places = [place for place, donor in enumerate(tensors.donors) if id(donor) in taking_part]
+        share = self.share(products[places][:, places]).item() / len(places)
+        shares = tuple(share if place in places else 0.0 for place in range(len(tensors.donors)))
+        return MixedDonors(of="deltas", shares=shares)
+
     def __call__(self, tensors: MergeTensors) -> Tensor:
         """Computes the merged weight.
 
         Raises:
             UserError: Fewer than two donors take part, or they have weights.
         """
-        deltas = [donor.delta for donor in without_weights(tensors, "ModelStock") if donor.delta is not None]
-        count = len(deltas)
-        if count < 2:
-            raise UserError(f"ModelStock needs two donors or more; {tensors.place.name} has {count}")
-        share = self.share(deltas)
+        deltas = [donor.delta for donor in self._taking_part(tensors) if donor.delta is not None]
         if not self.per_row:
-            terms = [(whole(delta), share.item() / count) for delta in deltas]
-            return weighted_sum([(whole(tensors.target), 1.0), *terms], like=tensors.target)
-        mean = weighted_sum([(whole(delta), 1 / count) for delta in deltas], like=tensors.target)
+            return self.given_products(tensors, inner_products(tensors.deltas))(tensors)
+        pairs = [[inner_product(first, second, per_row=True) for second in deltas] for first in deltas]
+        share = self.share(torch.stack([torch.stack(row) for row in pairs]))
+        mean = weighted_sum([(whole(delta), 1 / len(deltas)) for delta in deltas], like=tensors.target)
         by_row = (*mean.shape[:-1], 1) if mean.ndim else ()
         return mean.mul_(share.to(mean).view(by_row)).add_(tensors.target)
 
-    def share(self, deltas: list[Tensor]) -> Tensor:
-        """Computes ``t``, a scalar or one for each row, in float64 where the device has it."""
-        norms = [inner_product(delta, delta, per_row=self.per_row).sqrt() for delta in deltas]
+    @staticmethod
+    def share(products: Tensor) -> Tensor:
+        """Computes ``t`` from the differences' inner products, shape ``(N, N)`` or ``(N, N, rows)``."""
+        count = len(products)
         cosines = []
-        for (first, norm), (second, other) in combinations(zip(deltas, norms, strict=True), 2):
-            product = norm * other
-            cosine = inner_product(first, second, per_row=self.per_row) / torch.where(product > 0, product, 1.0)
-            cosines.append(cosine.clamp(-1, 1))
-        mean, count = torch.stack(cosines).mean(0), len(deltas)
+        for first, second in combinations(range(count), 2):
+            norms = products[first, first].sqrt() * products[second, second].sqrt()
+            cosines.append((products[first, second] / torch.where(norms > 0, norms, 1.0)).clamp(-1, 1))
+        mean = torch.stack(cosines).mean(0)
         denominator = 1 + (count - 1) * mean
         singular = denominator.abs() < _SINGULAR
         return torch.where(singular, 0.0, count * mean / torch.where(singular, 1.0, denominator))
+
+    @staticmethod
+    def _taking_part(tensors: MergeTensors) -> list[DonorTensor]:
+        taking_part = without_weights(tensors, "ModelStock")
+        if len(taking_part) < 2:
+            raise UserError(f"ModelStock needs two donors or more; {tensors.place.name} has {len(taking_part)}")
+        return taking_part

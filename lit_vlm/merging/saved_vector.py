@@ -6,19 +6,16 @@ The files are ``vector.safetensors`` or its shards, not ``model.safetensors``, s
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import torch
 from torch import Tensor
 
-from lit_vlm.functional.safetensors_folder import SafetensorsFolder
+from lit_vlm.functional.safetensors_source import SafetensorsSource
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.weights import TensorSource
 from lit_vlm.merging.shard_writer import ShardWriter, TensorSpec, parse_size
 
 DESCRIPTION, STEM = "vector.json", "vector"
@@ -84,7 +81,7 @@ def open_vector(folder: Path) -> SavedVector:
     return SavedVector(folder)
 
 
-class SavedVector(TensorSource):
+class SavedVector(SafetensorsSource):
     """The differences of a saved vector, as if they were the weights of a checkpoint.
 
     Args:
@@ -95,59 +92,22 @@ class SavedVector(TensorSource):
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
         self.description = _description(folder)
-        self._files = SafetensorsFolder(folder, stem=STEM)
+        super().__init__(folder, stem=STEM)
 
     @property
     def label(self) -> str:
         """The folder."""
-        return str(self._folder)
-
-    @property
-    def folder(self) -> Path:
-        """Where it lies."""
-        return self._folder
+        return str(self.folder)
 
     @property
     def configuration(self) -> Mapping[str, Any]:
         """Empty: it is no model."""
         return {}
 
-    @property
-    def names(self) -> Sequence[str]:
-        """Names of the weights that it has a difference of."""
-        return self._files.names
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Returns a difference's shape."""
-        return self._files.stored(name).shape
-
-    def dtype(self, name: str) -> torch.dtype:
-        """Returns the type a difference is stored in."""
-        return self._files.stored(name).dtype
-
-    def read(self, name: str) -> Tensor:
-        """Reads one difference, on the CPU, in the type it is stored in."""
-        return self._files.read(name)
-
-    def pieces(self, name: str) -> Callable[[int, int], Tensor]:
-        """Returns what reads any stretch of one flattened difference, in the type it is stored in."""
-        return self._files.pieces(name)
-
     def vocabulary(self) -> Mapping[str, int]:
         """Refuses: a vector has no tokenizer."""
         raise UserError(f"the vector {self.label} has no tokenizer")
-
-    def digests(self) -> Mapping[str, str]:
-        """Hashes the files, once."""
-        return self._files.digests()
-
-    @contextmanager
-    def opened(self) -> Iterator[TensorSource]:
-        """Keeps the file that was read last open over many reads."""
-        with self._files.opened():
-            yield self
 
 
 def _description(folder: Path) -> VectorDescription:

@@ -22,6 +22,7 @@ class TaskArithmetic(DeltaMerge):
         (confirmed-in-code), which has no target beside the base.
     """
 
+    prunes: ClassVar[bool] = False
     elementwise: ClassVar[bool] = True
 
     def pruned(self, donor: DonorTensor, delta: Tensor, place: WeightPlace) -> Pieces:

@@ -10,6 +10,7 @@ from itertools import combinations, combinations_with_replacement
 import torch
 from torch import Tensor
 
+from lit_vlm.functional.task_vectors import piece_product
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.weights import MergeTensors
 
@@ -53,11 +54,11 @@ class FigureTally:
         """Takes in one piece and what became of it, float32."""
         target = piece.target.flatten()
         change = torch.sub(merged.flatten(), target)
-        self._target += _dot(target, target)
-        self._change += _dot(change, change)
+        self._target += piece_product(target, target)
+        self._change += piece_product(change, change)
         deltas = {index: donor.delta.flatten() for index, donor in enumerate(piece.donors) if donor.delta is not None}
         for pair in combinations_with_replacement(deltas, 2):
-            self._products[pair] = self._products.get(pair, 0.0) + _dot(deltas[pair[0]], deltas[pair[1]])
+            self._products[pair] = self._products.get(pair, 0.0) + piece_product(deltas[pair[0]], deltas[pair[1]])
         self._coefficients = tuple(donor.weight for donor in piece.donors)
 
     def join(self, other: FigureTally) -> None:
@@ -125,9 +126,3 @@ def refuse_not_finite(tensors: MergeTensors, merged: Tensor, labels: Sequence[st
             f"weight {name}: the merged weight holds NaN or infinity as {str(merged.dtype).removeprefix('torch.')}; "
             "give smaller coefficients, or dtype float32"
         )
-
-
-def _dot(first: Tensor, second: Tensor) -> float:
-    product = float(torch.dot(first, second))
-    # Squares of large numbers leave the range of float32.
-    return product if math.isfinite(product) else float(torch.dot(first.double(), second.double()))

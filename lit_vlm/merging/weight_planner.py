@@ -168,8 +168,7 @@ class WeightPlanner:
         density = _density(donor.donor.density, place)
         if not 0 < density <= 1:
             self.mismatches.add(
-                f"a density of {donor.model} is {density}; it lies above 0 and up to 1; it was looked up for",
-                place.name,
+                f"a density of {donor.model} is {density}; give one above 0 and up to 1 (weight 0 leaves a donor out)"
             )
         return Share(donor, weight, density, names[0], names[1] if len(names) > 1 else None, rows)
 
@@ -190,7 +189,11 @@ class WeightPlanner:
             return f"no head in {model.role}"
         self.mismatches.add(
             f"{model} lacks weights that {self.target} has and that a coefficient is given for"
-            + ("" if inside else " (give vision and projector the coefficient 0 to keep the target's)"),
+            + (
+                " (give a model of the same family, or map its names with the names option)"
+                if inside
+                else " (give vision and projector the coefficient 0 to keep the target's)"
+            ),
             place.name,
         )
         return f"missing in {model.role}"
@@ -202,7 +205,10 @@ class WeightPlanner:
             if own == shape or (place.group in ("embed", "head") and own[1:] == shape[1:]):
                 continue
             fits = False
-            self.mismatches.add(f"{model} has other shapes than {self.target}", f"{place.name} {own} against {shape}")
+            self.mismatches.add(
+                f"{model} has other shapes than {self.target} (give models of one size, or coefficient 0)",
+                f"{place.name} {own} against {shape}",
+            )
         return fits
 
     def _rows(self, donor: DonorModel, names: Sequence[str], shape: tuple[int, ...]) -> RowMatch | None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
 from transformers import AutoTokenizer
 
-from lit_vlm.functional.safetensors_folder import SafetensorsFolder
+from lit_vlm.functional.safetensors_source import SafetensorsSource
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.weights import ModelReference, TensorSource
 from lit_vlm.models.adapter_tensors import AdapterTensors
@@ -37,7 +34,7 @@ def open_checkpoint(reference: ModelReference) -> TensorSource:
     return source if reference.adapter is None else AdapterTensors(source, Path(reference.adapter))
 
 
-class CheckpointTensors(TensorSource):
+class CheckpointTensors(SafetensorsSource):
     """The weights of a folder as its files hold them.
 
     Args:
@@ -49,10 +46,9 @@ class CheckpointTensors(TensorSource):
     """
 
     def __init__(self, folder: Path, label: str) -> None:
-        self._folder = folder
         self._label = label
         self._configuration = _configuration(folder)
-        self._files = SafetensorsFolder(folder)
+        super().__init__(folder)
 
     @property
     def label(self) -> str:
@@ -60,35 +56,9 @@ class CheckpointTensors(TensorSource):
         return self._label
 
     @property
-    def folder(self) -> Path:
-        """The folder on this machine."""
-        return self._folder
-
-    @property
     def configuration(self) -> Mapping[str, Any]:
         """What ``config.json`` says."""
         return self._configuration
-
-    @property
-    def names(self) -> Sequence[str]:
-        """Names of all weights, in the order of the files."""
-        return self._files.names
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Returns a weight's shape, without reading it."""
-        return self._files.stored(name).shape
-
-    def dtype(self, name: str) -> torch.dtype:
-        """Returns the type a weight is stored in, without reading it."""
-        return self._files.stored(name).dtype
-
-    def read(self, name: str) -> Tensor:
-        """Reads one weight, on the CPU, in the type it is stored in."""
-        return self._files.read(name)
-
-    def pieces(self, name: str) -> Callable[[int, int], Tensor]:
-        """Returns what reads any stretch of one flattened weight, in the type it is stored in."""
-        return self._files.pieces(name)
 
     def vocabulary(self) -> Mapping[str, int]:
         """Returns the tokenizer's tokens with their ids, added ones too.
@@ -97,7 +67,7 @@ class CheckpointTensors(TensorSource):
             UserError: There is no tokenizer.
         """
         try:
-            tokenizer: Any = AutoTokenizer.from_pretrained(self._folder, trust_remote_code=False)
+            tokenizer: Any = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
         except LOADING_FAULTS as fault:
             raise UserError(f"{self._label} has no tokenizer that can be read: {str(fault).splitlines()[0]}") from fault
         tokens: dict[str, int] = tokenizer.get_vocab()
@@ -108,16 +78,6 @@ class CheckpointTensors(TensorSource):
                 "config.json"
             )
         return tokens
-
-    def digests(self) -> Mapping[str, str]:
-        """Hashes the files that hold the weights, once: name of the file -> SHA-256, hexadecimal."""
-        return self._files.digests()
-
-    @contextmanager
-    def opened(self) -> Iterator[TensorSource]:
-        """Keeps the file that was read last open over many reads."""
-        with self._files.opened():
-            yield self
 
 
 def _configuration(folder: Path) -> dict[str, Any]:

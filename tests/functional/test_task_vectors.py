@@ -7,6 +7,7 @@ from lit_vlm.functional.task_vectors import (
     Pieces,
     elected_sign,
     inner_product,
+    inner_products,
     plus_agreeing,
     rescaling_factor,
     scaled,
@@ -114,3 +115,17 @@ def test_inner_products_of_any_shape(shape: tuple[int, ...]):
     rows = inner_product(tensor, tensor, per_row=True)
     assert rows.shape == (max(1, tensor.numel() // (shape[-1] if shape else 1)),)
     assert rows.sum().item() == pytest.approx(inner_product(tensor, tensor).item())
+
+
+@pytest.mark.parametrize("size", [1e-25, 1.0, 1e25])
+def test_products_of_all_pairs_are_symmetric_and_exact_at_any_size(size: float):
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(PIECE + 7, generator=generator) * size for _ in range(3)]
+    found = inner_products(tensors)
+    stacked = torch.stack(tensors).double()
+    assert torch.equal(found, found.T)
+    torch.testing.assert_close(found / size**2, stacked @ stacked.T / size**2, rtol=1e-6, atol=0.1)
+
+
+def test_products_of_nothing_are_0():
+    assert inner_products([torch.zeros(0), torch.zeros(0)]).tolist() == [[0.0, 0.0], [0.0, 0.0]]

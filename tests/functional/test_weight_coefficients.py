@@ -2,7 +2,13 @@ from dataclasses import replace
 
 import pytest
 
-from lit_vlm.functional.weight_coefficients import CoefficientRule, check_filters, coefficient_of, interpolated
+from lit_vlm.functional.weight_coefficients import (
+    CoefficientRule,
+    check_coefficient,
+    check_filters,
+    coefficient_of,
+    interpolated,
+)
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.weights import WeightPlace
 
@@ -100,11 +106,20 @@ def test_what_is_no_coefficient_is_refused(bad: float | list[float]):
         coefficient_of(bad, layer_place(0))
     with pytest.raises(UserError, match="attn"):
         CoefficientRule("attn", bad)
+    with pytest.raises(UserError, match=r"^model\.mask (is|has)"):
+        check_coefficient(bad, "model.mask")
 
 
 def test_numbers_and_rules_do_not_mix():
     with pytest.raises(UserError, match="mixes"):
         coefficient_of([1.0, CoefficientRule("attn", 1.0)], layer_place(0))  # type: ignore[list-item]
+    with pytest.raises(UserError, match=r"^model\.mask mixes"):
+        check_coefficient([1.0, CoefficientRule("attn", 1.0)], "model.mask")  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("good", [0, -0.5, [0.0, 1.0], [CoefficientRule("attn", [0.1, 0.2]), CoefficientRule("*", 1)]])
+def test_what_is_a_coefficient_passes(good):
+    check_coefficient(good, "model.mask")
 
 
 def test_filters_that_find_something_pass():

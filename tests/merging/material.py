@@ -145,6 +145,8 @@ def vlm(label: str, seed: int = 0, **options: Any) -> MemorySource:
 class Added(Merge):
     """The target and all weighted differences."""
 
+    prunes = True
+
     def __call__(self, tensors: MergeTensors) -> Tensor:
         added = [donor.weight * donor.delta for donor in tensors.donors if donor.delta is not None]
         return tensors.target + torch.stack(added).sum(0)

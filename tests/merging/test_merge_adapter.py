@@ -20,8 +20,8 @@ def models():
     return text_model("base", 0), text_model("a", 1)
 
 
-def plan_of(models, weight=1.0):
-    settings = MergeSettings(TaskArithmetic(), [Donor("a", weight=weight)], base="base")
+def plan_of(models, weight=1.0, **options):
+    settings = MergeSettings(TaskArithmetic(), [Donor("a", weight=weight)], base="base", **options)
     return plan_merge(settings, opener(*models))
 
 
@@ -79,3 +79,9 @@ def test_a_folder_with_something_in_it_is_refused(models, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="not empty"):
         write_adapter(plan_of(models), tmp_path, 2, "", LINEAR)
+
+
+def test_new_rows_have_no_place_in_an_adapter(models, tmp_path):
+    with pytest.raises(UserError, match="holds no rows of new_tokens"):
+        write_adapter(plan_of(models, new_tokens=["b"]), tmp_path / "out", 4, "merge: {}", LINEAR)
+    assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ import pytest
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.weights import ModelReference
 from lit_vlm.merging.merge_settings import Donor, MergeSettings, NamePair
+from lit_vlm.merging.task_arithmetic import TaskArithmetic
 from tests.merging.material import Added, Middle
 
 ADAPTED = ModelReference("start", adapter="adapter", revision="v1")
@@ -62,3 +63,10 @@ def test_a_pair_of_names_changes_what_it_finds() -> None:
     pair = NamePair(r"^transformer\.h\.(\d+)", r"model.layers.\1")
     assert pair.renamed("transformer.h.3.mlp.weight") == "model.layers.3.mlp.weight"
     assert pair.renamed("model.norm.weight") is None
+
+
+def test_a_density_that_nothing_reads_and_a_weight_that_is_no_number_are_refused():
+    with pytest.raises(UserError, match=r"merge.donors\[1\].density is 0.5, but TaskArithmetic prunes nothing"):
+        MergeSettings(TaskArithmetic(), [Donor("a"), Donor("b", density=0.5)], base="c")
+    with pytest.raises(UserError, match=r"merge.donors\[0\].weight"):
+        MergeSettings(TaskArithmetic(), [Donor("a", weight=float("nan"))], base="c")

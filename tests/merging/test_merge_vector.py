@@ -51,3 +51,10 @@ def test_a_donor_without_a_difference_is_refused(tmp_path):
     with pytest.raises(UserError, match="differences to the base are zero"):
         write_merged_vector(plan_of(base, a, same), tmp_path / "out", "")
     assert not (tmp_path / "out").exists()
+
+
+def test_new_rows_of_weights_that_are_not_merged_are_refused(tmp_path):
+    models = text_model("base", 0), text_model("a", 1)
+    with pytest.raises(UserError, match="new_tokens changes rows of weights that are not merged"):
+        write_merged_vector(plan_of(*models, new_tokens=["b"]), tmp_path / "out", "")
+    assert not (tmp_path / "out").exists()

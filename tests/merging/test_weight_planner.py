@@ -135,7 +135,10 @@ def test_another_width_is_refused() -> None:
     donor = text_model("donor", 1)
     donor.tensors[EMBED] = torch.zeros(3, 7)
     told = refused(text_model("base"), donor, base="base", weight=EVERYWHERE)
-    assert told == f"donor 1 (donor) has other shapes than target (base): {EMBED} (3, 7) against (3, 4)"
+    assert told == (
+        "donor 1 (donor) has other shapes than target (base) (give models of one size, or coefficient 0): "
+        f"{EMBED} (3, 7) against (3, 4)"
+    )
 
 
 # Weights that only some of the models have.
@@ -195,7 +198,8 @@ def test_all_shapes_that_differ_are_listed() -> None:
         donor.tensors[f"model.layers.{layer}.mlp.up_proj.weight"] = torch.zeros(2, 2)
     told = refused(text_model("base"), donor, base="base")
     assert told == (
-        "donor 1 (donor) has other shapes than target (base): model.layers.0.mlp.up_proj.weight (2, 2) against (8, 4), "
+        "donor 1 (donor) has other shapes than target (base) (give models of one size, or coefficient 0): "
+        "model.layers.0.mlp.up_proj.weight (2, 2) against (8, 4), "
         "model.layers.1.mlp.up_proj.weight (2, 2) against (8, 4)"
     )
     no_mlp = [CoefficientRule("attn", 1.0)]
@@ -224,7 +228,7 @@ def test_another_vision_side_is_refused_unless_its_coefficient_is_0() -> None:
 
 def test_another_number_of_layers_is_refused() -> None:
     told = refused(text_model("base"), text_model("donor", 1, layers=3), base="base")
-    assert told == "donor 1 (donor) has 3 decoder layers, target (base) has 2"
+    assert told == "donor 1 (donor) has 3 decoder layers, target (base) has 2; give models of one size"
 
 
 def test_models_without_a_name_in_common_are_refused() -> None:
@@ -244,7 +248,7 @@ def test_a_merge_that_merges_nothing_is_refused() -> None:
 
 def test_a_filter_that_finds_nothing_is_refused() -> None:
     told = refused(text_model("base"), text_model("donor", 1), base="base", weight=[CoefficientRule("mpl", 1.0)])
-    assert told.startswith("donors[0].weight: filter 'mpl' finds no weight; did you mean mlp")
+    assert told.startswith("merge.donors[0].weight: filter 'mpl' finds no weight; did you mean mlp")
 
 
 def test_a_missing_base_is_refused() -> None:
@@ -262,7 +266,7 @@ def test_a_donor_that_is_its_base_is_refused() -> None:
 @pytest.mark.parametrize("density", [0.0, -0.5, 1.5])
 def test_a_density_lies_above_0_and_up_to_1(density: float) -> None:
     donors = [Donor("donor", density=density)]
-    assert f"is {density}; it lies above 0 and up to 1" in refused(
+    assert f"is {density}; give one above 0 and up to 1" in refused(
         text_model("base"), text_model("donor", 1), base="base", donors=donors
     )
 
