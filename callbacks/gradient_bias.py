@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from lit_vlm.functional.gradient_directions import ALPHA_SHARE
 from lit_vlm.functional.schedules import ScheduleKind, scheduled_value
+from lit_vlm.interfaces.capabilities import HasCoefficients
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.roles import AttachedTransform, GradientTransform
 from lit_vlm.interfaces.weights import OffersWeights
@@ -50,9 +51,14 @@ class GradientBias(Callback):
         if kind != "constant" and end is None:
             raise UserError(f"GradientBias.end is not given; a {kind} schedule needs it")
         if not all(map(math.isfinite, (start, start if end is None else end))):
-            raise UserError(f"GradientBias goes from start {start} to end {end}; give finite numbers")
+            raise UserError(f"GradientBias has start {start} and end {end}; give finite numbers")
         if warmup < 0 or (steps is not None and steps < 1):
             raise UserError(f"GradientBias has steps {steps} and warmup {warmup}; give steps >= 1 and warmup >= 0")
+        if kind == "constant" and (end is not None or steps is not None):
+            raise UserError(
+                f"GradientBias.kind is constant, which has no end and no steps, but end is {end} and steps are {steps}"
+                "; give kind linear or cosine, or leave them out"
+            )
         self.transform = transform
         self.kind: ScheduleKind = kind
         self.start = start
@@ -63,10 +69,11 @@ class GradientBias(Callback):
         self._attached: AttachedTransform | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Checks that the module tells what it trains, and how long the schedule is.
+        """Checks that the module tells what it trains and has no bias of its own, and how long the schedule is.
 
         Raises:
-            UserError: It does not, or the length is not known.
+            UserError: It does not, it biases gradients itself, the length is not known, or what the transform reads
+                does not fit.
         """
         if stage != "fit":
             return
@@ -75,12 +82,21 @@ class GradientBias(Callback):
                 f"trainer.callbacks has GradientBias, but {type(pl_module).__name__} does not tell what it trains; "
                 "leave it out, or train with a module of this package"
             )
+        if isinstance(pl_module, HasCoefficients) and ALPHA_SHARE in pl_module.coefficients:
+            raise UserError(
+                f"trainer.callbacks has GradientBias, but {type(pl_module).__name__} biases its gradients itself; "
+                "leave the callback out, or train with SFTModule"
+            )
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        if sum(isinstance(callback, GradientBias) for callback in callbacks) > 1:
+            raise UserError("trainer.callbacks has GradientBias twice; give one, with a prior and a base of its own")
         if self.kind != "constant" and self.steps is None:
             if trainer.max_steps < 1:
                 raise UserError(
                     f"GradientBias has no steps, and trainer.max_steps is {trainer.max_steps}; give one of the two"
                 )
             self._course_steps = trainer.max_steps
+        self.transform.check(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Has the transform choose its weights, and read what it needs for them.

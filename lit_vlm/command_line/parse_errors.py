@@ -21,6 +21,7 @@ UNKNOWN = (
     re.compile(r"[Kk]ey '([^']+)' is not expected"),
 )
 EXPECTED = re.compile(r"Expected a ((?:typing\.)?[^.\n]*(?:\[[^\n]*?\])?[^.\n]*)(?:\. Got value: (?P<got>.*))?$")
+BARE_CALLBACK = re.compile(r"^ *- Problem with given class_path 'lightning\.Callback':\n.*\n", re.MULTILINE)
 GIVEN = re.compile(r"^\s*Given value: (.*)$", re.MULTILINE)
 NESTED = re.compile(r"NestedArg\(key=.*?, val=(.*)\)")  # how the parser writes an option within a class
 RUN_SECTIONS: Mapping[str, type | None] = dict.fromkeys(
@@ -41,7 +42,8 @@ def explain(mistake: Exception, sections: Mapping[str, type | None] = RUN_SECTIO
         mistake: Raised by the parser, or by a constructor it called.
         sections: What the verb's options begin with, with the class that has the options below it.
     """
-    text = str(mistake)
+    # A callback is tried as Lightning's bare class too, which has no options at all.
+    text = BARE_CALLBACK.sub("", str(mistake))
     option = ".".join(dict.fromkeys(KEY.findall(text)))
     owner = _owner(text, option)
     for pattern in UNKNOWN:
@@ -60,6 +62,8 @@ def explain(mistake: Exception, sections: Mapping[str, type | None] = RUN_SECTIO
     if cause := _mismatch(text, option):
         return cause
     causes = [line.strip(" -") for line in text.splitlines() if not NOISE.search(line)]
+    # A constructor's own words tell more than which types were tried before it.
+    causes.sort(key=lambda line: bool(EXPECTED.search(line)))
     return causes[0] if causes else text
 
 
@@ -151,14 +155,17 @@ def _owner(text: str, option: str) -> Any:
 def _parameters(owner: Any, groups: str = "") -> set[str]:
     """Lists the settings of a class, its bases included, or of a group of settings within it."""
     names: dict[str, Any] = {}
-    for base in reversed(inspect.getmro(owner)):
+    for base in inspect.getmro(owner):
         constructor = vars(base).get("__init__")
         if constructor is None or base is object:
             continue
-        hints = get_type_hints(constructor)
-        for name, parameter in inspect.signature(constructor).parameters.items():
+        hints, parameters = get_type_hints(constructor), inspect.signature(constructor).parameters
+        for name, parameter in parameters.items():
             if name != "self" and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-                names[name] = hints.get(name)
+                names.setdefault(name, hints.get(name))
+        # Only a constructor that hands further options on has those of its base.
+        if all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters.values()):
+            break
     group, _, rest = groups.partition(".")
     if group and is_dataclass(kind := names.get(group)):
         return {field.name for field in fields(kind)} if not rest else _parameters(kind, rest)

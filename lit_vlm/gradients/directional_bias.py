@@ -85,15 +85,25 @@ class DirectionalBias(GradientTransform):
                 "layers count from 0, and at least one must be left"
             )
 
+    def check(self, module: OffersWeights) -> None:
+        """Refuses checkpoints that are not there or of another depth, and layers and filters that find nothing.
+
+        Raises:
+            UserError: One of them.
+        """
+        start, prior, base = self._opened(module)
+        check_decoders(start, [prior, base], {})
+        self._check_layers(start.layers)
+        places = [weight_place(name, start.layers) for name in start.names.values()]
+        check_filters(self.alpha, [place for place in places if self._takes(place)], "alpha of DirectionalBias")
+
     def attach(self, module: OffersWeights) -> AttachedBias:
         """Chooses weights, and reads the direction of each, one after the other.
 
         Raises:
             UserError: No weight that trains is chosen; checkpoints do not fit; all differences are 0.
         """
-        start = DecoderWeights(module.initial_weights())
-        prior = DecoderWeights(module.open_weights(_reference(self.prior)))
-        base = start if self.base is None else DecoderWeights(module.open_weights(_reference(self.base)))
+        start, prior, base = self._opened(module)
         for other in (prior, base):
             if unlike := unlike_settings(start.source.configuration, other.source.configuration):
                 logger.warning(
@@ -115,26 +125,35 @@ class DirectionalBias(GradientTransform):
         self._report(biased, list(places.values()), prior, base)
         return AttachedBias(biased, self.mode)
 
-    def _chosen(self, weights: Sequence[TrainedWeight], layers: int) -> dict[str, TrainedWeight]:
-        decoder = {known: weight for weight in weights if (known := canonical_name(weight.name)) is not None}
-        if not decoder_layers(decoder):
-            raise UserError(
-                f"DirectionalBias acts on the layers of the decoder, of which nothing trains, but "
-                f"{_examples([weight.name for weight in weights])}; train the language part, with "
-                "model.backbone.train_parts or an adapter's parts"
-            )
+    def _opened(self, module: OffersWeights) -> tuple[DecoderWeights, DecoderWeights, DecoderWeights]:
+        """Opens where training starts, the prior, and what the direction starts from."""
+        start = DecoderWeights(module.initial_weights())
+        prior = DecoderWeights(module.open_weights(_reference(self.prior)))
+        return start, prior, start if self.base is None else DecoderWeights(module.open_weights(_reference(self.base)))
+
+    def _check_layers(self, layers: int) -> None:
         beyond = [layer for layer in self.only_layers or () if layer >= layers]
         if beyond:
             raise UserError(
                 f"only_layers of DirectionalBias has {', '.join(map(str, beyond))}, but the decoder has layers 0 to "
                 f"{layers - 1}; leave out what is beyond"
             )
+
+    def _chosen(self, weights: Sequence[TrainedWeight], layers: int) -> dict[str, TrainedWeight]:
+        decoder = {known: weight for weight in weights if (known := canonical_name(weight.name)) is not None}
+        if not decoder_layers(decoder):
+            others = f", only others {_examples([weight.name for weight in weights])}" if weights else ""
+            raise UserError(
+                f"DirectionalBias acts on the layers of the decoder, of which nothing trains{others}; train the "
+                "language part, with model.backbone.train_parts or an adapter's parts"
+            )
+        self._check_layers(layers)
         chosen = {name: weight for name, weight in decoder.items() if self._takes(weight_place(name, layers))}
         if not chosen:
             raise UserError(
                 f"DirectionalBias with modules {list(self.modules)}, skip_first_layers {self.skip_first_layers} and "
                 f"only_layers {self.only_layers} chooses none of the {len(decoder)} weights that train in the decoder "
-                f"of {layers} layers, {_examples(list(decoder))}; choose more"
+                f"of {layers} layers, {_examples(list(decoder))}; choose others"
             )
         return chosen
 
@@ -156,10 +175,15 @@ class DirectionalBias(GradientTransform):
         base: DecoderWeights,
     ) -> BiasedWeight | None:
         """Reads one weight's direction and keeps what of it lies here; None where it is 0."""
-        delta = prior.read(name, weight.shape) - base.read(name, weight.shape)
+        ends = prior.read(name, weight.shape), base.read(name, weight.shape)
+        delta = ends[0] - ends[1]
         length = delta.norm()
         if not bool(length.isfinite()):
-            raise UserError(f"{name} of {prior.source.label} or {base.source.label} holds numbers that are not finite")
+            damaged = base if bool(ends[0].isfinite().all()) else prior
+            raise UserError(
+                f"{name} of {damaged.source.label} holds NaN or infinity; the checkpoint is damaged, fetch it again or "
+                "give another"
+            )
         if float(length) < SMALLEST_NORM:
             return None
         if self.rescale:
@@ -203,4 +227,4 @@ def _reference(prior: str | ModelReference) -> ModelReference:
 
 
 def _examples(names: Sequence[str]) -> str:
-    return f"such as {', '.join(names[:3])}" if names else "nothing at all"
+    return f"such as {', '.join(names[:3])}"

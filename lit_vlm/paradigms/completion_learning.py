@@ -18,10 +18,11 @@ from lit_vlm.models.completion_scoring import PrefixPass
 from lit_vlm.models.vision_language_model import GenerationSettings
 from lit_vlm.paradigms.base import VLMModule
 from lit_vlm.paradigms.optimization import OptimizerSettings
+from lit_vlm.paradigms.saved_coefficients import SavesCoefficients
 from lit_vlm.paradigms.step_figures import StepFigures
 
 
-class ComparisonModule(VLMModule):
+class ComparisonModule(SavesCoefficients, VLMModule):
     """Learns from completions that are compared, by a loss over samples of the whole optimizer step.
 
     A paradigm says what its batches hold (``batch_form``) and computes a micro-batch's share of the loss
@@ -92,13 +93,3 @@ class ComparisonModule(VLMModule):
         for name, coefficient in self.coefficients.items():
             self.log(f"train/coefficient/{name}", coefficient, batch_size=1)
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"], batch_size=1)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the coefficients."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["coefficients"] = self.coefficients.state_dict()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes up the coefficients."""
-        super().on_load_checkpoint(checkpoint)
-        self.coefficients.load_state_dict(checkpoint.get("coefficients", {}))

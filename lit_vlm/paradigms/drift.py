@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch.optim import Optimizer
 
 from lit_vlm.functional.gradient_directions import ALPHA_SHARE
@@ -13,10 +11,11 @@ from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.vision_language_model import GenerationSettings
 from lit_vlm.objectives.sft_loss import SFTLoss
 from lit_vlm.paradigms.optimization import OptimizerSettings
+from lit_vlm.paradigms.saved_coefficients import SavesCoefficients
 from lit_vlm.paradigms.sft import SFTModule
 
 
-class DRIFTModule(SFTModule):
+class DRIFTModule(SavesCoefficients, SFTModule):
     """Fine-tunes on the data's completions, each step's gradient being biased before it is clipped.
 
     Nothing is merged, and the loss is that of ``SFTModule``. The coefficient ``alpha_share``, 1 at the start,
@@ -63,6 +62,16 @@ class DRIFTModule(SFTModule):
         self.coefficients = Coefficients({ALPHA_SHARE: Coefficient(1.0)})
         self._attached: AttachedTransform | None = None
 
+    def setup(self, stage: str) -> None:
+        """Checks the bias, so that what does not fit fails before anything is loaded.
+
+        Raises:
+            UserError: The prior is not there, or does not fit the model.
+        """
+        super().setup(stage)
+        if stage == "fit":
+            self.bias.check(self)
+
     def on_train_start(self) -> None:
         """Chooses the weights to bias, and reads the direction of each.
 
@@ -83,13 +92,3 @@ class DRIFTModule(SFTModule):
     def on_fit_end(self) -> None:
         """Lets go of the directions."""
         self._attached = None
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the coefficient."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["coefficients"] = self.coefficients.state_dict()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes up the coefficient."""
-        super().on_load_checkpoint(checkpoint)
-        self.coefficients.load_state_dict(checkpoint.get("coefficients", {}))

@@ -79,6 +79,7 @@ class FRANKModule(WeightSpaceModule):
         self._attention = attention
         self._sums = torch.zeros(0, dtype=torch.float64)
         self._rows = 0
+        self._merged = False
 
     @property
     def measures(self) -> bool:
@@ -120,8 +121,14 @@ class FRANKModule(WeightSpaceModule):
         """Checks how the Trainer runs the measuring pass.
 
         Raises:
-            UserError: It would run more than one epoch, or measure nothing in many batches.
+            UserError: It would run more than one epoch, measure nothing in many batches, or run no step; or the
+                reasoning model is the backbone's.
         """
+        if self.target == (ModelReference(self.reasoning) if isinstance(self.reasoning, str) else self.reasoning):
+            raise UserError(
+                f"model.reasoning is {self.target}, which is the backbone's own checkpoint, so that merging it would "
+                "change nothing; name the reasoning model"
+            )
         super().setup(stage)
         if stage != "fit":
             return
@@ -132,6 +139,12 @@ class FRANKModule(WeightSpaceModule):
                 f"trainer.max_epochs is {self.trainer.max_epochs}, but {type(self).__name__} measures and merges in "
                 "one epoch; set it to 1"
             )
+        for option in ("max_steps", "limit_train_batches"):
+            if getattr(self.trainer, option) == 0:
+                raise UserError(
+                    f"trainer.{option} is 0, but {type(self).__name__} merges with its last training batch; leave it "
+                    "out, or give at least 1"
+                )
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Measures a batch; with the last one it merges."""
@@ -141,6 +154,14 @@ class FRANKModule(WeightSpaceModule):
         ends_epoch = trainer.is_last_batch or batch_idx + 1 == trainer.num_training_batches
         is_last = ends_epoch or trainer.global_step + 1 == trainer.max_steps
         self.take_step(self._finish if is_last else lambda: None)
+
+    def on_train_end(self) -> None:
+        """Warns where the run was stopped before it merged, as by ``trainer.max_time``."""
+        if not self._merged:
+            logger.warning(
+                "the run was stopped before its last training batch, so that nothing is merged and the weights are "
+                "still the VLM's; resume it with --ckpt_path, or give fewer trainer.limit_train_batches"
+            )
 
     def merge(self) -> FittedFrank:
         """Finds the coefficients and sets the weights.
@@ -153,6 +174,7 @@ class FRANKModule(WeightSpaceModule):
         if not isinstance(fitted, FittedFrank):
             raise RuntimeError("FRANK was fitted to something else")
         self.set_weights(fitted)
+        self._merged = True
         return fitted
 
     def on_test_start(self) -> None:

@@ -37,6 +37,7 @@ from lit_vlm.paradigms.optimization import OptimizerSettings
 from lit_vlm.paradigms.policy_update import Material, PolicyUpdate, UpdateSettings, policy_totals
 from lit_vlm.paradigms.reference_policy import ReferencePolicy, ReferenceSettings
 from lit_vlm.paradigms.rollout_figures import log_distributions, rollout_figures
+from lit_vlm.paradigms.saved_coefficients import SavesCoefficients
 from lit_vlm.rewards.answer_correctness import AnswerCorrectness
 from lit_vlm.rewards.weighted_rewards import WeightedRewards
 from lit_vlm.rollouts.hf_rollout_engine import HFRolloutEngine
@@ -45,7 +46,7 @@ MOST_SKIPPED = 8
 """Updates in a row whose gradients may be infinite or NaN."""
 
 
-class OnPolicyModule(VLMModule):
+class OnPolicyModule(SavesCoefficients, VLMModule):
     """Samples completions of its own policy, scores them, and takes optimizer steps by hand.
 
     A ``training_step`` is one round, whatever number of optimizer steps and passes it has. A paradigm's own
@@ -279,16 +280,14 @@ class OnPolicyModule(VLMModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the coefficients, and a reference that follows the policy."""
+        """Adds a reference that follows the policy."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["coefficients"] = self.coefficients.state_dict()
         if self._reference is not None:
             checkpoint["reference"] = self._reference.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes up the coefficients, and a reference that follows the policy."""
+        """Takes up a reference that follows the policy."""
         super().on_load_checkpoint(checkpoint)
-        self.coefficients.load_state_dict(checkpoint.get("coefficients", {}))
         if self._reference is not None and checkpoint.get("reference"):
             self._reference.load_state_dict(checkpoint["reference"])
 

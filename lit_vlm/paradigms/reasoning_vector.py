@@ -9,7 +9,13 @@ from typing import Any, Literal
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_vlm.evaluation.evaluation_metrics import EvaluationMetrics
-from lit_vlm.functional.weight_coefficients import CoefficientRule, WeightCoefficient, check_filters
+from lit_vlm.functional.weight_coefficients import (
+    CoefficientRule,
+    WeightCoefficient,
+    check_coefficient,
+    check_filters,
+)
+from lit_vlm.functional.weight_names import canonical_name, decoder_layers, weight_place
 from lit_vlm.interfaces.batches import EvaluationBatch, PromptBatch
 from lit_vlm.interfaces.capabilities import COMPLETIONS
 from lit_vlm.interfaces.errors import UserError
@@ -87,8 +93,10 @@ class ReasoningVectorModule(WeightSpaceModule):
         super().__init__(backbone, generation=generation, reward=reward, max_tokens=max_tokens)
         if not math.isfinite(alpha):
             raise UserError(f"model.alpha is {alpha}; give a finite number")
+        check_coefficient(mask, "model.mask")
         self.donors = _donors(plus, minus, vectors, mask)
         self.alpha = alpha
+        self.mask = mask
         self.search = search
         self.metric = metric
         self.save_vector = save_vector
@@ -127,8 +135,9 @@ class ReasoningVectorModule(WeightSpaceModule):
         """Checks how the Trainer runs a search, and makes room for the figures of each pass over the test set.
 
         Raises:
-            UserError: ``fit`` has no search, or the Trainer's options do not let it run.
+            UserError: ``fit`` has no search, the Trainer's options do not let it run, or the mask finds no weight.
         """
+        self._check_mask()
         super().setup(stage)
         if stage == "fit":
             self._check_search()
@@ -212,7 +221,7 @@ class ReasoningVectorModule(WeightSpaceModule):
 
     def on_test_epoch_end(self) -> None:
         """Logs the figures of each pass (``test/alpha_-1/exact_match``), and those of what is chosen as ``test/…``."""
-        rows: list[tuple[str, MeasuredFigure, bool]] = []
+        found: list[tuple[Factors, dict[str, float], bool]] = []
         record = {}
         for index, factors in enumerate(self._compared):
             figures = self._metrics(f"test_{index}").compute()
@@ -221,11 +230,16 @@ class ReasoningVectorModule(WeightSpaceModule):
                 self.log(f"test/{factors.name}/{metric}", value, batch_size=1)
                 if is_chosen:
                     self.log(f"test/{metric}", value, batch_size=1)
-            rows.append((str(factors), MeasuredFigure.read(figures, self.metric, "model.metric"), is_chosen))
+            found.append((factors, figures, is_chosen))
             strict = {metric: value if math.isfinite(value) else None for metric, value in figures.items()}
             record[factors.name] = {"alpha": str(factors), "chosen": is_chosen, **strict}
             self._metrics(f"test_{index}").reset()
         self.write_record("test_by_alpha.json", {"metric": self.metric, "by_alpha": record})
+        # A metric that is not there costs the table alone.
+        rows = [
+            (str(factors), MeasuredFigure.read(figures, self.metric, "model.metric"), is_chosen)
+            for factors, figures, is_chosen in found
+        ]
         self.say(figure_table(WHOLE, self.metric, "test", rows))
 
     def write_vector(self, folder: Path, factors: Factors) -> None:
@@ -280,6 +294,14 @@ class ReasoningVectorModule(WeightSpaceModule):
             )
         return self.trials
 
+    def _check_mask(self) -> None:
+        """Refuses filters that find nothing, by the name that they have here."""
+        if isinstance(self.mask, int | float):
+            return
+        names = self.open_weights(self.target).names
+        layers = decoder_layers([known for name in names if (known := canonical_name(name)) is not None])
+        check_filters(self.mask, [weight_place(name, layers) for name in [*names, "lm_head.weight"]], "model.mask")
+
     def _check_search(self) -> None:
         search = self._searching().search
         merged = [planned.place for planned in self.plan.outputs if planned.merged]
@@ -310,6 +332,13 @@ def _donors(
     """Reads which differences are added, each with the mask in its weight."""
     if vectors and (plus is not None or minus is not None):
         raise UserError("model.vectors stands in the place of model.plus and model.minus; give either")
+    for index, donor in enumerate(vectors):
+        check_coefficient(donor.weight, f"model.vectors[{index}].weight")
+        if donor.density != 1.0:
+            raise UserError(
+                f"model.vectors[{index}].density is set, but vectors are added whole; leave it out, or trim the vector "
+                "with lit-vlm merge --as_vector first"
+            )
     if vectors:
         return [_masked(donor, mask, f"model.vectors[{index}]") for index, donor in enumerate(vectors)]
     if plus is None or minus is None:

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from lit_vlm.interfaces.capabilities import BatchForm
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.roles import Merge, Reward
+from lit_vlm.interfaces.roles import GradientTransform, Merge, Reward
 from lit_vlm.interfaces.weights import ModelReference
 from lit_vlm.merging.merge_plan import MergePlan, plan_merge
 from lit_vlm.merging.merge_run import merged_weights, refuse_zero_deltas
@@ -119,7 +119,7 @@ class WeightSpaceModule(VLMModule):
                 logger.warning("%s", warning)
 
     def configure_callbacks(self) -> list[Any]:
-        """Refuses options of the Trainer that are about gradients.
+        """Refuses options and callbacks of the Trainer that are about gradients.
 
         Raises:
             UserError: One is set.
@@ -134,6 +134,12 @@ class WeightSpaceModule(VLMModule):
             if value != neutral:
                 raise UserError(
                     f"trainer.{option} is {value}, but {type(self).__name__} has no gradients; leave it out"
+                )
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(getattr(callback, "transform", None), GradientTransform):
+                raise UserError(
+                    f"trainer.callbacks has {type(callback).__name__}, but {type(self).__name__} has no gradients; "
+                    "leave it out"
                 )
         return []
 
@@ -161,6 +167,7 @@ class WeightSpaceModule(VLMModule):
 
     def on_predict_start(self) -> None:
         """Sets the weights."""
+        super().on_predict_start()
         self.set_chosen()
 
     def take_step(self, set_weights: Callable[[], None]) -> None:
@@ -195,7 +202,7 @@ class WeightSpaceModule(VLMModule):
         return figures
 
     def check_epochs(self, most: int) -> None:
-        """Checks that ``fit`` can run epochs of one batch, each with a validation.
+        """Lets ``fit`` run epochs of one batch, each with a validation.
 
         Args:
             most: Epochs that may be needed.
@@ -206,11 +213,13 @@ class WeightSpaceModule(VLMModule):
         trainer = self.trainer
         if getattr(trainer, "fast_dev_run", False):
             return
-        if trainer.limit_train_batches != 1 or not isinstance(trainer.limit_train_batches, int):
+        # A command line may hand over the number 1 as 1.0, which a Trainer takes for all batches, as by default.
+        if trainer.limit_train_batches != 1:
             raise UserError(
-                f"{type(self).__name__} looks at no training batch, and would read all of them in every epoch; set "
-                "trainer.limit_train_batches to 1"
+                f"trainer.limit_train_batches is {trainer.limit_train_batches}, but {type(self).__name__} looks at no "
+                "training batch and takes one for each epoch; set it to 1"
             )
+        trainer.limit_train_batches = 1
         if not trainer.enable_validation or trainer.check_val_every_n_epoch != 1:
             raise UserError(
                 f"{type(self).__name__} needs a validation in every epoch; give trainer.limit_val_batches above 0 and "

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_vlm.callbacks.gradient_bias import GradientBias
+from lit_vlm.functional.gradient_directions import ALPHA_SHARE
+from lit_vlm.interfaces.coefficients import Coefficient, Coefficients
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.roles import AttachedTransform, GradientTransform
 
@@ -80,7 +82,7 @@ def fit(callback, module=None, steps=2, **options):
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[callback],
+        callbacks=callback,
         **options,
     )
     trainer.fit(module)
@@ -140,7 +142,9 @@ def test_what_was_read_is_let_go():
         ({"kind": "square"}, "kind is 'square'; it must be one of constant, linear, cosine"),
         ({"kind": "linear"}, "end is not given; a linear schedule needs it"),
         ({"start": float("nan")}, "give finite numbers"),
-        ({"steps": 0}, "give steps >= 1"),
+        ({"kind": "linear", "end": 0.0, "steps": 0}, "give steps >= 1"),
+        ({"end": 0.0}, "kind is constant, which has no end and no steps, but end is 0.0"),
+        ({"steps": 5}, "steps are 5; give kind linear or cosine"),
         ({"warmup": -1}, "warmup >= 0"),
     ],
 )
@@ -150,12 +154,41 @@ def test_schedules_that_mean_nothing_are_refused(options, message):
 
 
 def test_a_module_that_does_not_tell_what_it_trains_is_refused():
-    trainer = SimpleNamespace(max_steps=2)
+    trainer = SimpleNamespace(max_steps=2, callbacks=[])
     with pytest.raises(UserError, match="LightningModule does not tell what it trains"):
         GradientBias(Doubled()).setup(trainer, lightning.LightningModule(), "fit")
     GradientBias(Doubled()).setup(trainer, lightning.LightningModule(), "test")
 
 
+def test_a_module_with_a_bias_of_its_own_is_refused():
+    line = Line()
+    line.coefficients = Coefficients({"kl": Coefficient(0.1)})
+    GradientBias(Doubled()).setup(SimpleNamespace(max_steps=2, callbacks=[]), line, "fit")
+    line.coefficients = Coefficients({ALPHA_SHARE: Coefficient(1.0)})
+    with pytest.raises(UserError, match="Line biases its gradients itself; leave the callback out"):
+        GradientBias(Doubled()).setup(SimpleNamespace(max_steps=2, callbacks=[]), line, "fit")
+
+
+def test_a_second_bias_is_refused():
+    with pytest.raises(UserError, match="GradientBias twice"):
+        fit([GradientBias(Doubled()), GradientBias(Doubled())])
+
+
+def test_the_transform_is_asked_what_does_not_fit_before_a_model_is_loaded():
+    class Missing(Doubled):
+        def check(self, module):
+            raise UserError(f"no prior for {type(module).__name__}")
+
+    class NeverLoaded(Line):
+        def configure_model(self):
+            raise RuntimeError("loaded")
+
+    with pytest.raises(UserError, match="no prior for NeverLoaded"):
+        fit(GradientBias(Missing()), NeverLoaded())
+
+
 def test_a_course_without_an_end_is_refused():
     with pytest.raises(UserError, match=r"GradientBias has no steps, and trainer\.max_steps is -1"):
-        GradientBias(Doubled(), kind="linear", end=0.0).setup(SimpleNamespace(max_steps=-1), Line(), "fit")
+        GradientBias(Doubled(), kind="linear", end=0.0).setup(
+            SimpleNamespace(max_steps=-1, callbacks=[]), Line(), "fit"
+        )

@@ -249,7 +249,29 @@ def test_settings_that_mean_nothing_are_refused(settings, message):
 @pytest.mark.parametrize(
     ("module", "settings", "message"),
     [
-        ({"trains": lambda name: "visual" in name}, {}, "layers of the decoder, of which nothing trains"),
+        ({}, {}, None),
+        ({"prior": decoder(1, layers=3)}, {}, "the decoder of prior has 3 layers, that of start 2"),
+        ({}, {"only_layers": [7]}, "only_layers of DirectionalBias has 7"),
+        ({}, {"alpha": [CoefficientRule("q_porj", 1.0)]}, "filter 'q_porj' finds no weight"),
+        ({}, {"alpha": [CoefficientRule("norm", 1.0)]}, "filter 'norm' finds no weight"),
+        ({}, {"base": "other"}, "other"),
+    ],
+)
+def test_what_can_be_seen_before_a_model_is_loaded_is_told(module, settings, message):
+    small = SmallModule(**module)
+    del small.parameters, small.factors  # as before configure_model
+    if message is None:
+        DirectionalBias("prior", **settings).check(small)
+        return
+    with pytest.raises((UserError, KeyError), match=message):
+        DirectionalBias("prior", **settings).check(small)
+
+
+@pytest.mark.parametrize(
+    ("module", "settings", "message"),
+    [
+        ({"trains": lambda name: "visual" in name}, {}, "of which nothing trains, only others such as model.visual"),
+        ({"trains": lambda name: False}, {}, "decoder, of which nothing trains; train the language part"),
         ({"trains": lambda name: "norm" in name}, {}, "chooses none of the 2 weights that train"),
         ({}, {"skip_first_layers": 2}, "chooses none of the 13 weights that train in the decoder of 2 layers"),
         ({}, {"only_layers": [1, 7]}, "only_layers of DirectionalBias has 7, but the decoder has layers 0 to 1"),
@@ -269,7 +291,7 @@ def test_settings_that_mean_nothing_are_refused(settings, message):
         (
             {"prior": decoder(1) | {"model.layers.1.mlp.up_proj.weight": torch.full((5, 4), math.nan)}},
             {},
-            r"layers\.1\.mlp\.up_proj\.weight of prior or start holds numbers that are not finite",
+            r"layers\.1\.mlp\.up_proj\.weight of prior holds NaN or infinity; .* fetch it again",
         ),
         ({}, {"alpha": [CoefficientRule("q_porj", 1.0)]}, "filter 'q_porj' finds no weight; did you mean .*q_proj"),
     ],

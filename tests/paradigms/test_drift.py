@@ -244,9 +244,12 @@ def test_a_prior_that_is_the_model_itself_is_refused(random_tiny_folder):
         fit(drift_module(random_tiny_folder, random_tiny_folder))
 
 
-def test_a_prior_that_is_not_there_is_refused(random_tiny_folder, tmp_path):
+def test_a_prior_that_is_not_there_is_refused_before_the_model_is_loaded(random_tiny_folder, tmp_path):
+    model = drift_module(random_tiny_folder, tmp_path / "nowhere")
     with pytest.raises(UserError, match="nowhere"):
-        fit(drift_module(random_tiny_folder, tmp_path / "nowhere"))
+        fit(model)
+    with pytest.raises(RuntimeError, match="loaded in configure_model"):
+        _ = model.policy
 
 
 def test_the_module_tells_what_callbacks_may_ask(random_tiny_folder, prior):

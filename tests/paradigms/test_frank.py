@@ -172,11 +172,25 @@ def test_deep_models_are_warned_of(folders, tmp_path, caplog, prior_norm, warns)
     assert any("adds up to 1 over 4 layers" in message for message in caplog.messages) == warns
 
 
+def test_a_run_that_is_stopped_before_it_merges_says_so(folders, tmp_path, caplog):
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.should_stop = True
+
+    model = module(folders)
+    with caplog.at_level(logging.WARNING, logger="lit_vlm.paradigms.frank"):
+        one_pass(tmp_path, callbacks=[Stop()]).fit(model, data(model))
+    assert any("nothing is merged and the weights are still the VLM's" in message for message in caplog.messages)
+    assert not (tmp_path / "frank.json").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "trainer_options", "message"),
     [
         ({}, {"max_epochs": 2}, "set it to 1"),
-        ({"prior": False}, {"limit_train_batches": 3}, "set trainer.limit_train_batches to 1"),
+        ({"prior": False}, {"limit_train_batches": 3}, "trainer.limit_train_batches is 3, .* set it to 1"),
+        ({}, {"max_steps": 0}, "trainer.max_steps is 0, but FRANKModule merges with its last training batch"),
+        ({}, {"limit_train_batches": 0}, "trainer.limit_train_batches is 0, but FRANKModule merges with its last"),
         ({"attention": [0.1, 0.2]}, {"limit_train_batches": 1}, "attention has 2 numbers, but the decoder has 4"),
     ],
 )
@@ -184,6 +198,13 @@ def test_a_pass_that_cannot_be_is_refused(folders, tmp_path, options, trainer_op
     model = module(folders, **options)
     with pytest.raises(UserError, match=message):
         one_pass(tmp_path, **trainer_options).fit(model, data(model))
+
+
+def test_a_reasoning_model_that_is_the_backbone_is_refused(folders, tmp_path):
+    model = module(folders)
+    model.reasoning = model.backbone.checkpoint
+    with pytest.raises(UserError, match="which is the backbone's own checkpoint"):
+        one_pass(tmp_path).fit(model, data(model))
 
 
 def test_evaluation_without_attention_is_refused(folders, tmp_path):

@@ -1,4 +1,5 @@
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -132,6 +133,14 @@ def test_testing_compares_subtracted_left_out_and_best(searched, folders, tmp_pa
     assert [entry["chosen"] for entry in record["by_alpha"].values()] == [False, False, True]
 
 
+def test_a_test_keeps_its_figures_where_the_metric_is_not_there(folders, tmp_path):
+    model = module(folders, metric="wit")
+    with pytest.raises(UserError, match="model.metric is 'wit', which is not logged; choose one of .*'exact_match'"):
+        trainer(tmp_path).test(model, data(model), verbose=False)
+    record = json.loads((tmp_path / "test_by_alpha.json").read_text(encoding="utf-8"))
+    assert [entry["exact_match_total"] for entry in record["by_alpha"].values()] == [4, 4, 4]
+
+
 def test_a_data_module_that_serves_its_test_batches_once_is_refused(folders, tmp_path, monkeypatch):
     model = module(folders)
     dataset = data(model)
@@ -200,11 +209,20 @@ def test_vectors_are_composed_by_their_weights_and_the_mask(folders, tmp_path):
         torch.testing.assert_close(held[memory], wanted, atol=1e-4, rtol=1e-3)
 
 
+def test_one_batch_an_epoch_is_taken_where_the_command_line_writes_the_number_as_a_float(folders, tmp_path):
+    # Lightning takes 1.0 for all batches.
+    model = module(folders, GridSearch((BEST,)))
+    running = trainer(tmp_path, limit_train_batches=1.0, num_sanity_val_steps=0)
+    running.fit(model, data(model))
+    assert running.num_training_batches == running.global_step == 1
+
+
 @pytest.mark.parametrize(
     ("options", "trainer_options", "message"),
     [
         ({"search": None}, {}, "has no model.search"),
-        ({}, {"limit_train_batches": 1.0}, "set trainer.limit_train_batches to 1"),
+        ({}, {"limit_train_batches": 3}, "trainer.limit_train_batches is 3, .* set it to 1"),
+        ({}, {"limit_train_batches": 0.5}, "trainer.limit_train_batches is 0.5, .* set it to 1"),
         ({}, {"limit_val_batches": 0}, "needs a validation in every epoch"),
         ({}, {"max_epochs": 2}, "trainer.max_epochs is 2, but the search may take 3 epochs"),
         ({}, {"accumulate_grad_batches": 2}, "trainer.accumulate_grad_batches is 2"),
@@ -213,7 +231,7 @@ def test_vectors_are_composed_by_their_weights_and_the_mask(folders, tmp_path):
         ({"save_vector": "."}, {}, "exists already"),
         ({"save_vector": f"{__file__}/vector"}, {}, "model.save_vector: .* cannot be written"),
         ({"search": LayerGroupSearch(("layers:7-9", "attn"))}, {}, "layers:7-9"),
-        ({"mask": [CoefficientRule("no_such_weight", 1.0)]}, {}, "no_such_weight"),
+        ({"mask": [CoefficientRule("atn", 1.0)]}, {}, r"model\.mask: filter 'atn' finds no weight; did you mean attn"),
         ({"mask": 0.0}, {}, "would merge nothing, as all coefficients are 0"),
     ],
 )
@@ -229,6 +247,10 @@ def test_a_search_that_cannot_run_is_refused(folders, tmp_path, options, trainer
         ({"plus": "a"}, "give both"),
         ({"plus": "a", "minus": "b", "vectors": [Donor(vector="v")]}, "give either"),
         ({"plus": "a", "minus": "b", "alpha": float("inf")}, "give a finite number"),
+        ({"plus": "a", "minus": "b", "mask": math.nan}, "model.mask is nan"),
+        ({"plus": "a", "minus": "b", "mask": []}, "model.mask has an empty list"),
+        ({"vectors": [Donor(vector="v"), Donor(vector="w", weight=math.inf)]}, r"model\.vectors\[1\]\.weight is inf"),
+        ({"vectors": [Donor(vector="v", density=0.5)]}, r"model\.vectors\[0\]\.density is set, but .* whole"),
         (
             {"vectors": [Donor(vector="v", weight=[0.0, 1.0])], "mask": [0.5, 1.0]},
             "give the mask in the weights alone",

@@ -3,6 +3,8 @@ import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
+from lit_vlm.callbacks.gradient_bias import GradientBias
+from lit_vlm.gradients.directional_bias import DirectionalBias
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.models.adapters import AdapterSettings
 from lit_vlm.models.backbone import Backbone
@@ -50,6 +52,12 @@ def test_the_plan_is_there_from_setup_on():
     assert isinstance(module, WeightSpaceModule)
     with pytest.raises(RuntimeError, match="planned in setup"):
         _ = module.plan
+
+
+def test_a_callback_that_changes_gradients_is_refused(tmp_path):
+    bias = GradientBias(DirectionalBias("tiny"))
+    with pytest.raises(UserError, match="has GradientBias, but ReasoningVectorModule has no gradients; leave it out"):
+        trainer(tmp_path, callbacks=[bias]).fit(ReasoningVectorModule(plus="a", minus="b"))
 
 
 class SetInTest(ReasoningVectorModule):
