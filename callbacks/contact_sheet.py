@@ -168,12 +168,21 @@ def _draw_column(column: _Column, sample: Sample, width: int) -> Image.Image:
 def _verdict_text(completion: Completion | None, sample: Sample) -> tuple[str, Colour]:
     """Says it in words too: not everybody tells green from red."""
     verdict = None if completion is None else completion.verdict
-    if verdict is None or sample.answer is None:
+    gold = _wanted(sample)
+    if verdict is None or gold is None:
         return "no verdict", UNJUDGED
-    gold = render_answer(sample.answer)
     if verdict.correct:
         return f"right: {gold}", RIGHT
-    return f"wrong: {verdict.parsed if verdict.parsed is not None else 'no answer'} | wanted: {gold}", WRONG
+    nothing = "no answer" if sample.critique is None else "no verdict"
+    return f"wrong: {verdict.parsed if verdict.parsed is not None else nothing} | wanted: {gold}", WRONG
+
+
+def _wanted(sample: Sample) -> str | None:
+    """Writes the true answer, or the true verdict where a solution is judged."""
+    critique = sample.critique
+    if critique is None:
+        return None if sample.answer is None else render_answer(sample.answer)
+    return f"'{critique.verdict or ('right' if critique.first_wrong_step is None else 'wrong')}'"
 
 
 def _pictures(sample: Sample, width: int) -> Image.Image | None:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from lit_vlm.callbacks.readable_numbers import percent_text
 from lit_vlm.callbacks.rollout_callback import RolloutCallback
-from lit_vlm.evaluation.intervals import wilson_interval
 from lit_vlm.functional.boxes import Box, box_iou
 from lit_vlm.functional.focus_boxes import crop_to_box, read_focus_box
 from lit_vlm.functional.focus_conversation import answer_step, box_step, focus_conversation
+from lit_vlm.functional.intervals import wilson_interval
 from lit_vlm.functional.media import open_image
 from lit_vlm.interfaces.capabilities import ProbesPolicy, ServesSamples
 from lit_vlm.interfaces.errors import BadSampleError, UserError

@@ -17,12 +17,14 @@ LOSS = "train/loss"
 REWARD = "train/reward/mean"
 SPEED = "train/tokens_per_second"
 RATE = "train/learning_rate"
-SCORE = "validation/exact_match"
+SCORES = {"exact_match": "exact match", "verdict_accuracy": "verdict accuracy"}
+"""Shares that validation may log, and the words for them."""
+VALIDATION = "validation/"
 SECONDS_BETWEEN_READINGS = 0.25
 
 
 class Progress(RichProgressBar):
-    """Shows loss, tokens per second and the last exact match beside the bar.
+    """Shows loss, tokens per second and the last exact match, and verdict accuracy of judges, beside the bar.
 
     Modules that learn from rewards show the mean reward before the loss, which is no measure of progress there, and in
     plain lines in its place. Where standard output is not a terminal it prints a line every few optimizer steps
@@ -49,7 +51,7 @@ class Progress(RichProgressBar):
         self.every_n_steps = every_n_steps
         self.plain = plain
         self._lines = False
-        self._score: float | None = None
+        self._scores: dict[str, float] = {}
         self._shown: dict[str, int | str | float | dict[str, float]] = {}
         self._next_reading = 0.0
         self._first_step = self._last_step = 0
@@ -86,19 +88,19 @@ class Progress(RichProgressBar):
             self._print_line(self._step_line(trainer, step, total))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remembers exact match, or prints a line with the figures."""
+        """Remembers the shares, or prints a line with the figures."""
         metrics = trainer.callback_metrics
-        if SCORE in metrics:
-            self._score = float(metrics[SCORE])
+        found = {name: VALIDATION + name for name in SCORES if VALIDATION + name in metrics}
+        self._scores |= {name: float(metrics[logged]) for name, logged in found.items()}
         self._next_reading = 0.0
         super().on_validation_end(trainer, pl_module)
         figures = []
         if "validation/loss" in metrics:
             figures.append(f"loss {float(metrics['validation/loss']):.4f}")
-        if SCORE in metrics:
-            low, high = metrics.get(f"{SCORE}_low"), metrics.get(f"{SCORE}_high")
+        for name, logged in found.items():
+            low, high = metrics.get(f"{logged}_low"), metrics.get(f"{logged}_high")
             interval = "" if low is None or high is None else f" ({bounds_text(float(low), float(high))})"
-            figures.append(f"exact match {percent_text(float(metrics[SCORE]))}{interval}")
+            figures.append(f"{SCORES[name]} {percent_text(self._scores[name])}{interval}")
         if figures:
             self._print_line(" | ".join([f"validation at step {trainer.global_step}", *figures]))
 
@@ -116,12 +118,12 @@ class Progress(RichProgressBar):
         return self._shown
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the last exact match."""
-        return {"exact_match": self._score}
+        """Returns the last shares."""
+        return {"exact_match": None, **self._scores}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Shows the last exact match of an earlier run until there is a newer one."""
-        self._score = state_dict["exact_match"]
+        """Shows the last shares of an earlier run until there are newer ones."""
+        self._scores = {name: share for name, share in state_dict.items() if share is not None}
 
     def _read(self, trainer: Trainer) -> dict[str, int | str | float | dict[str, float]]:
         metrics = trainer.callback_metrics
@@ -132,10 +134,10 @@ class Progress(RichProgressBar):
             shown["loss"] = f"{float(metrics[LOSS]):.4f}"
         if SPEED in metrics:
             shown["tokens/s"] = compact_number(float(metrics[SPEED]))
-        if self._score is not None:
-            shown["exact match"] = percent_text(self._score)
+        shown |= {SCORES[name]: percent_text(share) for name, share in self._scores.items()}
+        known = (LOSS, REWARD, SPEED, *(VALIDATION + name for name in SCORES))
         for name, value in trainer.progress_bar_metrics.items():
-            if name not in (LOSS, REWARD, SPEED, SCORE) and not isinstance(value, dict):
+            if name not in known and not isinstance(value, dict):
                 shown[name.removeprefix("train/").replace("_", " ")] = f"{float(value):.4g}"
         return shown
 
@@ -152,8 +154,7 @@ class Progress(RichProgressBar):
         rate = metrics.get(RATE, trainer.optimizers[0].param_groups[0].get("lr") if trainer.optimizers else None)
         if rate is not None:
             parts.append(f"learning rate {float(rate):.2e}")
-        if self._score is not None:
-            parts.append(f"exact match {percent_text(self._score)}")
+        parts.extend(f"{SCORES[name]} {percent_text(share)}" for name, share in self._scores.items())
         if total is not None:
             seconds = (time.monotonic() - self._started) / (step - self._first_step) * max(total - step, 0)
             parts.append(f"{duration_text(seconds)} left")

@@ -6,19 +6,20 @@ import logging
 import os
 import sys
 import warnings
+import zipfile
 from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import set_parsing_settings
+from jsonargparse import namespace_to_dict, set_parsing_settings
 from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lit_vlm.callbacks.bad_sample_report import BadSampleReport
+from lit_vlm.callbacks.completion_ledger import CompletionLedger
 from lit_vlm.callbacks.parameter_table import ParameterTable
-from lit_vlm.callbacks.prediction_writer import PredictionWriter
 from lit_vlm.callbacks.progress import Progress
 from lit_vlm.callbacks.throughput import Throughput
 from lit_vlm.command_line.catalogue import read_yaml
@@ -28,7 +29,7 @@ from lit_vlm.command_line.parse_errors import explain, explain_trainer
 from lit_vlm.command_line.short_names import import_named_classes
 from lit_vlm.data.vlm_data_module import VLMDataModule
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.paradigms.base import VLMModule
+from lit_vlm.interfaces.run_module import RunModule
 
 RUNS = "runs"
 VERBS = ("fit", "validate", "test", "predict")
@@ -59,23 +60,26 @@ class CommandLine(LightningCLI):
         """Names the verbs, with the Trainer's arguments that are not options."""
         return {verb: LightningCLI.subcommands()[verb] for verb in VERBS}
 
-    def before_instantiate_classes(self) -> None:
-        """Refuses checkpoints from the network, which would be unpickled, and such as are not there.
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Reads the command line; Lightning opens the checkpoint that it names right after.
 
         Raises:
-            UserError: ``ckpt_path`` is a remote address, nothing, or an exported model.
+            UserError: ``ckpt_path`` is a remote address, nothing, an exported model, or another file.
         """
-        path = str(self._get(self.config, "ckpt_path") or "")
-        if not path or path in CHECKPOINT_WORDS:
+        super().parse_arguments(parser, args)
+        _check_checkpoint(str(self.config[self.config.subcommand].get("ckpt_path") or ""))
+
+    def instantiate_classes(self) -> None:
+        """Builds model, data and Trainer; ``predict`` is told what to hash, and holds no completions in memory."""
+        super().instantiate_classes()
+        if self.subcommand != "predict":
             return
-        if "://" in path:
-            raise UserError(f"--ckpt_path: {path!r} is a remote address; download it and give the path of the file")
-        if not Path(path).exists():
-            raise UserError(
-                f"--ckpt_path: there is no {path!r}; give a checkpoint that fit has written, such as *.ckpt"
-            )
-        if (Path(path) / "config.json").exists():
-            raise UserError(f"--ckpt_path: {path!r} is an exported model; give it as --model.backbone.checkpoint")
+        configuration = {name: namespace_to_dict(self._get(self.config, name)) for name in ("model", "data")}
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, CompletionLedger):
+                callback.configuration = configuration
+        if self._get(self.config_init, "return_predictions") is None:
+            self.config_init[self.subcommand].return_predictions = False
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """Builds the Trainer with the callbacks that every run has, unless the recipe brings its own.
@@ -92,7 +96,7 @@ class CommandLine(LightningCLI):
             (BadSampleReport, BadSampleReport, True),
             (ParameterTable, ParameterTable, self.subcommand == "fit"),
             (ProgressBar, Progress, shows_progress),
-            (PredictionWriter, PredictionWriter, self.subcommand == "predict"),
+            (CompletionLedger, CompletionLedger, self.subcommand == "predict"),
         ]
         extra = [
             build()
@@ -104,6 +108,22 @@ class CommandLine(LightningCLI):
             return super().instantiate_trainer(**options)
         except (MisconfigurationException, ValueError) as fault:
             raise UserError(explain_trainer(fault, vars(self._get(self.config_init, "trainer")))) from fault
+
+
+def _check_checkpoint(path: str) -> None:
+    """Refuses checkpoints from the network, which would be unpickled, and what is none."""
+    if not path or path in CHECKPOINT_WORDS:
+        return
+    if "://" in path:
+        raise UserError(f"--ckpt_path: {path!r} is a remote address; download it and give the path of the file")
+    if not Path(path).exists():
+        raise UserError(f"--ckpt_path: there is no {path!r}; give a checkpoint that fit has written, such as *.ckpt")
+    if (Path(path) / "config.json").exists():
+        raise UserError(f"--ckpt_path: {path!r} is an exported model; give it as --model.backbone.checkpoint")
+    if Path(path).is_file() and not zipfile.is_zipfile(path):
+        raise UserError(
+            f"--ckpt_path: {path!r} is no checkpoint, or one that was cut short; give another that fit has written"
+        )
 
 
 def run(verb: str, arguments: list[str]) -> int:
@@ -152,7 +172,7 @@ def parse(command_line: type[CommandLine], verb: str, words: list[str], name: st
     options = {"exit_on_error": False, "parser_mode": "omegaconf"}
     try:
         return command_line(
-            VLMModule,
+            RunModule,
             VLMDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,

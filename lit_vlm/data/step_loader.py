@@ -18,6 +18,7 @@ from lit_vlm.data.bad_samples import BadSampleLedger
 from lit_vlm.data.batch_plans import BatchPlan, Place
 from lit_vlm.data.batch_reader import Reading
 from lit_vlm.data.bounded_loader import BoundedLoader
+from lit_vlm.data.transformed_samples import PreparedSamples
 from lit_vlm.interfaces.batches import StepTotals, TrainingBatch
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import BadSample, Sample
@@ -73,7 +74,8 @@ class StepLoader:
         self._ledger = ledger or BadSampleLedger()
         self._refused = refused
         self._named = 0  # of those refused
-        self._loader: BoundedLoader[TrainingBatch] = BoundedLoader(dataset, collate, **options)
+        self._samples = _SamplesInEpochs(dataset)
+        self._loader: BoundedLoader[TrainingBatch] = BoundedLoader(self._samples, collate, **options)
         self._epoch = 0
         self._yielded = 0  # in this epoch
         self._behind = 0  # batches that were yielded again, by which the plan lags behind the epochs
@@ -95,7 +97,7 @@ class StepLoader:
         start = self._epoch * end - self._behind
         window_start = start + self._yielded - already_seen
         # Cut here and not while reading, lest workers read what nobody asks for.
-        planned = _PlannedBatches(self._plan, end, range(window_start, start + end))
+        planned = _PlannedBatches(self._plan, end, range(window_start, start + end), self._samples)
         source = self._loader.read(planned, self._epoch)
         while window := list(itertools.islice(source, self._accumulation())):
             totals = self._agree(window)
@@ -160,16 +162,37 @@ class StepLoader:
         return StepTotals(labels, sequences)
 
 
+class _SamplesInEpochs(Dataset[Sample]):
+    """Samples as they are trained on in an epoch, all of one epoch after those of the one before."""
+
+    def __init__(self, samples: Dataset[Sample]) -> None:
+        self._samples = samples
+
+    def position(self, index: int, epoch: int) -> int:
+        """Tells where a sample of an epoch stands."""
+        return epoch * self._size + index
+
+    def __getitem__(self, position: int) -> Sample:
+        epoch, index = divmod(position, self._size)
+        return self._samples.at(index, epoch) if isinstance(self._samples, PreparedSamples) else self._samples[index]
+
+    @property
+    def _size(self) -> int:
+        return len(self._samples)  # type: ignore[arg-type]
+
+
 class _PlannedBatches:
     """Batches of a plan by their position in the run, asked for when they are needed."""
 
-    def __init__(self, plan: BatchPlan, epoch_length: int, positions: range) -> None:
+    def __init__(self, plan: BatchPlan, epoch_length: int, positions: range, samples: _SamplesInEpochs) -> None:
         self._plan = plan
         self._epoch_length = epoch_length
         self._positions = positions
+        self._samples = samples
 
     def __iter__(self) -> Iterator[list[int]]:
-        return map(self._plan.batch, self.places(self._positions))
+        for place in self.places(self._positions):
+            yield [self._samples.position(index, place[0]) for index in self._plan.batch(place)]
 
     def places(self, positions: range) -> list[Place]:
         """Tells the epoch of each position, and the number within."""

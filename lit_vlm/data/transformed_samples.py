@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy
 from torch.utils.data import Dataset
 
+from lit_vlm.data.learned_turns import Learn, mark_turns
 from lit_vlm.interfaces.errors import BadSampleError, UserError
 from lit_vlm.interfaces.records import Message, Sample, TextPart
 from lit_vlm.interfaces.roles import SampleTransform
@@ -59,11 +60,18 @@ class ExpandedSamples(Dataset[Sample]):
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, index: int) -> Sample:
+        return self._made(index, self._transform)
+
+    def at(self, index: int, epoch: int) -> Sample:
+        """Returns a sample as it is trained on in an epoch."""
+        return self._made(index, lambda sample: self._transform.in_epoch(sample, epoch))
+
+    def _made(self, index: int, transform: Callable[[Sample], Sequence[Sample]]) -> Sample:
         if not 0 <= index < len(self):
             raise IndexError(index)
         source = int(numpy.searchsorted(self._ends, index, side="right"))
         before = int(self._ends[source - 1]) if source else 0
-        return self._transform(self._samples[source])[index - before]
+        return transform(self._samples[source])[index - before]
 
 
 class EvaluatedSamples(Dataset[Sample]):
@@ -86,22 +94,32 @@ class EvaluatedSamples(Dataset[Sample]):
 
 
 class PreparedSamples(Dataset[Sample]):
-    """Puts the system prompt before samples that have none.
+    """Marks the turns that are learnt, and puts the system prompt before samples that have none.
 
     Args:
         samples: By index.
         system_prompt: What to put before them; None leaves them as they are.
+        learn: Which turns of the assistant are learnt; None leaves the marks as they are. See ``mark_turns``.
     """
 
-    def __init__(self, samples: Dataset[Sample], system_prompt: str | None) -> None:
+    def __init__(self, samples: Dataset[Sample], system_prompt: str | None, learn: Learn | None = None) -> None:
         self._samples = samples
         self._system_prompt = system_prompt
+        self._learn: Learn | None = learn
 
     def __len__(self) -> int:
         return len(self._samples)  # type: ignore[arg-type]
 
     def __getitem__(self, index: int) -> Sample:
-        sample = self._samples[index]
+        return self._prepared(self._samples[index])
+
+    def at(self, index: int, epoch: int) -> Sample:
+        """Returns a sample as it is trained on in an epoch."""
+        samples = self._samples
+        return self._prepared(samples.at(index, epoch) if isinstance(samples, ExpandedSamples) else samples[index])
+
+    def _prepared(self, sample: Sample) -> Sample:
+        sample = mark_turns(sample, self._learn)
         if self._system_prompt is None:
             return sample
         system = Message("system", (TextPart(self._system_prompt),))

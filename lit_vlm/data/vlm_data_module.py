@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from lightning import LightningDataModule
 from torch.utils.data import Dataset
@@ -16,6 +16,9 @@ from lit_vlm.data.bad_samples import BadSampleLedger, BadSamplePolicy, check_lim
 from lit_vlm.data.batch_plans import BatchPlan, LengthGroupedBatches, ShardedBatches, TokenBudgetBatches
 from lit_vlm.data.bounded_loader import BoundedLoader
 from lit_vlm.data.evaluation_loader import EvaluationLoader
+from lit_vlm.data.learned_turns import Learn, check_learn
+from lit_vlm.data.loader_options import Batching, check_at_least, check_batching, check_split
+from lit_vlm.data.predicted_samples import samples_left
 from lit_vlm.data.steered_batches import SteeredBatches, Steering
 from lit_vlm.data.step_loader import StepLoader
 from lit_vlm.data.token_lengths import TokenLengths, count_lengths
@@ -36,7 +39,6 @@ from lit_vlm.interfaces.records import BadSample, Sample, Split, TokenCount
 from lit_vlm.interfaces.roles import SampleEncoder, SampleTransform
 
 Samples = Dataset[Sample]
-Batching = Literal["fixed", "length_grouped", "token_budget"]
 
 
 class VLMDataModule(LightningDataModule):
@@ -54,6 +56,8 @@ class VLMDataModule(LightningDataModule):
         num_workers: Processes that decode and encode; 0 does so in the training process.
         system_prompt: Put before samples that have no system turn of their own; None adds nothing.
         transform: Makes the samples that are trained and evaluated on; None takes them as they are.
+        learn: Turns that supervised losses count: ``all_turns`` of the assistant, the ``last_turn``, or ``critique``
+            for the last one of judging questions and all of others; None for those that the data mark.
         batching: How training batches are put together. ``fixed``: ``batch_size`` samples in random order;
             ``length_grouped``: the same number, of similar length; ``token_budget``: as many samples of similar length
             as ``max_batch_tokens`` takes. The last two count the tokens of every sample before training.
@@ -63,6 +67,8 @@ class VLMDataModule(LightningDataModule):
         bad_samples_limit: Most samples of a split that may be left out: a whole number, or a share below 1 as 0.01.
         prefetch_bytes: Most bytes of batches waiting in host memory on each rank, over all its workers. One batch is
             always read ahead, and those of the optimizer step in progress do not count.
+        predict_split: Split that ``predict`` writes completions for. Of the training split ``transform`` may make
+            several samples each, of the others one.
     """
 
     def __init__(
@@ -74,29 +80,36 @@ class VLMDataModule(LightningDataModule):
         num_workers: int = 2,
         system_prompt: str | None = None,
         transform: SampleTransform | None = None,
+        learn: Learn | None = None,
         batching: Batching = "fixed",
         max_batch_tokens: int | None = None,
         bad_samples: BadSamplePolicy = "error",
         bad_samples_limit: int | float = 0.05,
         prefetch_bytes: int = 2**30,
+        predict_split: Split = "test",
     ) -> None:
         super().__init__()
-        _check_at_least(1, batch_size=batch_size, evaluation_batch_size=evaluation_batch_size)
-        _check_at_least(1, max_batch_tokens=max_batch_tokens, prefetch_bytes=prefetch_bytes)
-        _check_at_least(0, num_workers=num_workers)
-        _check_batching(batching, batch_size, max_batch_tokens)
+        check_at_least(1, batch_size=batch_size, evaluation_batch_size=evaluation_batch_size)
+        check_at_least(1, max_batch_tokens=max_batch_tokens, prefetch_bytes=prefetch_bytes)
+        check_at_least(0, num_workers=num_workers)
+        check_batching(batching, batch_size, max_batch_tokens)
         check_limit(bad_samples_limit)
+        check_learn(learn)
+        check_split(predict_split)
         self._encoder = encoder
         self.batch_size = batch_size
         self.evaluation_batch_size = evaluation_batch_size
         self.num_workers = num_workers
         self.system_prompt = system_prompt
         self.transform = transform
+        self.learn: Learn | None = learn
         self.batching: Batching = batching
         self.max_batch_tokens = max_batch_tokens
         self.bad_samples: BadSamplePolicy = bad_samples
         self.bad_samples_limit = bad_samples_limit
         self.prefetch_bytes = prefetch_bytes
+        self.predict_split: Split = predict_split
+        self._predicted: Collection[str] = ()
         self._ledgers: dict[Split, BadSampleLedger] = {}
         self._lengths: dict[BatchForm, TokenLengths] = {}
         self._transformed: dict[Split, Samples] = {}
@@ -206,7 +219,7 @@ class VLMDataModule(LightningDataModule):
         Raises:
             UserError: As ``samples``.
         """
-        return PreparedSamples(self._made(split), self.system_prompt)
+        return PreparedSamples(self._made(split), self.system_prompt, self.learn)
 
     def pair_batches(self, split: Split) -> Iterator[PreferenceBatch]:
         """Yields this rank's share of the pairs of a split, in order; of each batch what is bad is left out.
@@ -265,16 +278,19 @@ class VLMDataModule(LightningDataModule):
         return loaders if passes > 1 else loaders[0]
 
     def predict_dataloader(self) -> EvaluationLoader:
-        """The test batches, to write completions for."""
-        return self._evaluation_loader("test")
+        """Batches of ``predict_split``, in order, to write completions for."""
+        return self._evaluation_loader(self.predict_split, self._predicted)
 
-    def _evaluation_loader(self, split: Split) -> EvaluationLoader:
-        rank, world_size = self._rank()
+    def leave_out(self, sample_ids: Collection[str]) -> None:
+        """Passes by these samples in ``predict``, before its loader is made; the rest is dealt to the ranks evenly."""
+        self._predicted = sample_ids
+
+    def _evaluation_loader(self, split: Split, done: Collection[str] = ()) -> EvaluationLoader:
         samples = self.prepared(split)
         return EvaluationLoader(
             samples,
             self.encoder.encode_evaluation,
-            range(rank, len(samples), world_size),
+            samples_left(samples, done, *self._rank()),
             self.evaluation_batch_size,
             ledger=self._ledger(split),
             **self._loader_options(split),
@@ -381,20 +397,3 @@ class VLMDataModule(LightningDataModule):
 def _run_seed() -> int:
     # Lightning's seed_everything leaves the run's seed here.
     return int(os.environ.get("PL_GLOBAL_SEED", "0"))
-
-
-def _check_at_least(least: int, **options: int | None) -> None:
-    for name, value in options.items():
-        if value is not None and value < least:
-            raise UserError(f"data.{name} is {value}; give {'0 or more' if least == 0 else 'at least 1'}")
-
-
-def _check_batching(batching: Batching, batch_size: int | None, max_batch_tokens: int | None) -> None:
-    if batching == "token_budget" and max_batch_tokens is None:
-        raise UserError("data.batching is token_budget; say how many tokens a batch may have in data.max_batch_tokens")
-    if batching != "token_budget" and max_batch_tokens is not None:
-        raise UserError(
-            f"data.max_batch_tokens is {max_batch_tokens}, but data.batching is {batching}; set it to token_budget"
-        )
-    if batching != "token_budget" and batch_size is None:
-        raise UserError(f"data.batch_size is null, but data.batching is {batching}; give a number of samples")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lit_vlm.evaluation.intervals import wilson_interval
+from lit_vlm.functional.intervals import wilson_interval
 from lit_vlm.interfaces.comparisons import PairScores
 
 

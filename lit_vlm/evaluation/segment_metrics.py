@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryConfusionMatrix, MulticlassConfusionMatrix, MulticlassF1Score
 
-from lit_vlm.evaluation.intervals import wilson_interval
+from lit_vlm.functional.intervals import wilson_interval
 from lit_vlm.interfaces.records import IGNORED_LABEL
 from lit_vlm.interfaces.segments import SEGMENT_CLASSES
 

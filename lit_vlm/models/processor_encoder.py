@@ -23,6 +23,7 @@ from lit_vlm.models.conversation import ConversationRenderer, Segment, origin_of
 from lit_vlm.models.expected_text import expected_text
 from lit_vlm.models.families.discovery import family_of
 from lit_vlm.models.families.family import Family, MediaCounts, Run, Visual
+from lit_vlm.models.row_weights import check_weights, row_weights
 from lit_vlm.models.token_row import TokenRow
 
 TOKEN_KEYS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
@@ -98,9 +99,10 @@ class ProcessorEncoder(SampleEncoder):
         """Encodes prompts with their completions, right-padded, with labels on trained assistant turns only.
 
         Raises:
-            BadSampleError: A medium cannot be decoded, its placeholders do not match its features, or the chat template
-                cannot be cut into turns.
+            BadSampleError: A medium cannot be decoded, its placeholders do not match its features, the chat template
+                cannot be cut into turns, or a weight is no number from 0 on.
         """
+        check_weights(samples)
         rows = self._rows(samples, self.renderer.segments)
         reasons = [self._reason_to_drop(row) for row in rows]
         dropped = tuple(
@@ -115,6 +117,7 @@ class ProcessorEncoder(SampleEncoder):
             for values in (row.ids, row.trained, row.media_types):
                 del values[self.max_tokens :]
         batch = self._pad(rows, self._visual(rows), samples, left=False)
+        batch.weights = row_weights(samples)
         batch.dropped = dropped
         return batch
 

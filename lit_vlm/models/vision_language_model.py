@@ -26,7 +26,6 @@ from lit_vlm.models.decoding_trial import must_repeat_prompts
 from lit_vlm.models.generating import any_of_all_ranks, context_tokens, end_token_ids, evaluating, is_sharded
 from lit_vlm.models.media_features import MediaFeatures, encode_media
 from lit_vlm.models.parts import Part, module_parts, part_of
-from lit_vlm.models.prompt_rows import TOKEN_TYPES
 from lit_vlm.models.tuning import PartModules, set_training_mode, trained_parts
 
 
@@ -42,8 +41,17 @@ class GenerationSettings:
     """Nucleus: smallest set of tokens with this probability, in (0, 1]."""
     top_k: int = 0
     """Samples among this many likeliest tokens; 0 means all."""
+    completions: int = 1
+    """Completions of each prompt that ``predict`` writes; validation and test look at one."""
 
     def __post_init__(self) -> None:
+        if self.completions < 1:
+            raise UserError(f"generation.completions is {self.completions}; give at least 1")
+        if self.completions > 1 and self.temperature == 0:
+            raise UserError(
+                f"generation.completions is {self.completions} and generation.temperature 0, so that all of a prompt's "
+                "are the same; give a temperature above 0, such as 1"
+            )
         if self.max_new_tokens < 1:
             raise UserError(f"generation.max_new_tokens is {self.max_new_tokens}; give at least 1")
         if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
@@ -167,7 +175,7 @@ class VisionLanguageModel(nn.Module, GeneratingPolicy):
         if not len(chosen):
             # An empty selection has no graph of its own; the step must still reach every parameter.
             log_probs = log_probs + 0.0 * hidden.sum()
-        return TokenScores(log_probs, rows, is_top)
+        return TokenScores(log_probs, rows, is_top, batch.weights)
 
     def touch_unused(self) -> Tensor | float:
         """Ties vision tower and projector into every step, so that data-parallel ranks agree on what has gradients.
@@ -261,38 +269,6 @@ class VisionLanguageModel(nn.Module, GeneratingPolicy):
     ) -> Tensor:
         """Sums up each completion in one state, shape ``(B, H)``; see ``completion_scoring.completion_features``."""
         return completion_features(self, prompts, token_ids, mask, prompt_of, **options)
-
-    @torch.no_grad()
-    def score_completions(self, prompts: PromptBatch, completions: list[list[int]]) -> Tensor:
-        """Sums the log-probabilities of whole completions.
-
-        Args:
-            prompts: Left-padded prompts.
-            completions: Token ids that follow each prompt.
-
-        Returns:
-            Sums in nats, fp32, shape ``(B,)``; 0 for an empty completion.
-        """
-        length = max(map(len, completions), default=0)
-        added = prompts.input_ids.new_full((len(prompts), length), self.padding_id)
-        mask = torch.zeros_like(added)
-        for row, ids in enumerate(completions):
-            added[row, : len(ids)] = added.new_tensor(ids)
-            mask[row, : len(ids)] = 1
-        visual = dict(prompts.visual)
-        for name in TOKEN_TYPES:
-            if name in visual:
-                visual[name] = torch.cat([visual[name], torch.zeros_like(added)], 1)
-        ignored = torch.full_like(prompts.input_ids, IGNORED_LABEL)
-        batch = PromptBatch(
-            input_ids=torch.cat([prompts.input_ids, added], 1),
-            attention_mask=torch.cat([prompts.attention_mask, mask], 1),
-            visual=visual,
-            labels=torch.cat([ignored, added.masked_fill(mask == 0, IGNORED_LABEL)], 1),
-        )
-        scores = self.score(batch)
-        sums = torch.zeros(len(prompts), device=scores.log_probs.device)
-        return sums.index_add(0, scores.rows, scores.log_probs)
 
     def save(self, folder: Path) -> None:
         """Writes weights (safetensors) and configuration as a Hugging Face folder, or the adapter in PEFT's format."""

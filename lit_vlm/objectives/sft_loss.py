@@ -14,9 +14,14 @@ from lit_vlm.interfaces.roles import SupervisedObjective
 class SFTLoss(SupervisedObjective):
     """Averages the negative log-probability of completion tokens.
 
+    Where rows weigh (``TokenScores.weights``), each row's part of the sum is multiplied by its weight, while what the
+    sum is divided by stays what it is without weights: ``seq_mean`` with ``exp(reward / temperature)`` is the loss of
+    RISE. A row of weight 0 teaches nothing, and still counts.
+
     Source:
         TRL ``trl/trainer/sft_trainer.py`` (confirmed-in-code). We differ: vision tokens are never labels (see the
-        encoder), and the denominator always counts the whole optimizer step.
+        encoder), and the denominator always counts the whole optimizer step. Weights: Qu et al., Recursive
+        Introspection (2024), ``FastChat/fastchat/train/train.py`` (confirmed-in-code).
     """
 
     reduction: Literal["token_mean", "seq_mean", "sample_sum"] = "token_mean"
@@ -36,6 +41,8 @@ class SFTLoss(SupervisedObjective):
         losses = -scores.log_probs  # (N,)
         if not len(losses):
             return losses.sum()
+        if scores.weights is not None:
+            losses = losses * scores.weights[scores.rows]
         if self.reduction == "token_mean":
             return losses.sum() / totals.labels
         if self.reduction == "sample_sum":

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning import LightningModule
 from lightning.pytorch.plugins.precision import HalfPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
@@ -22,8 +21,10 @@ from lit_vlm.functional.random_streams import stream_seed
 from lit_vlm.interfaces.batches import EvaluationBatch, PreferenceBatch, PromptBatch, StepTotals, TrainingBatch
 from lit_vlm.interfaces.capabilities import COMPLETIONS, PartSummary, ServesTasks
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.records import Completion, RewardOutput, Sample
+from lit_vlm.interfaces.ledgers import LedgerHeader
+from lit_vlm.interfaces.records import Completion, RewardOutput, Sample, Verdict
 from lit_vlm.interfaces.roles import Reward
+from lit_vlm.interfaces.run_module import RunModule
 from lit_vlm.interfaces.weights import ModelReference, TensorSource, TrainedWeight
 from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.checkpoint_tensors import open_checkpoint
@@ -35,6 +36,7 @@ from lit_vlm.models.tuning import summarise_parts
 from lit_vlm.models.vision_language_model import GenerationSettings, VisionLanguageModel
 from lit_vlm.paradigms.optimization import OptimizerSettings, total_optimizer_steps
 from lit_vlm.paradigms.pair_passes import completion_sums, pair_scores
+from lit_vlm.paradigms.predicting import ledger_header, predict_completions, prediction_engine
 from lit_vlm.paradigms.strategies import strategy_kind
 from lit_vlm.parsing.answers import check_answer
 
@@ -43,7 +45,7 @@ POLICY = "_policy."
 logger = logging.getLogger(__name__)
 
 
-class VLMModule(LightningModule):
+class VLMModule(RunModule):
     """Holds a policy, trains it in ``training_step`` (a paradigm's own), and evaluates it by generating.
 
     Constructors keep settings only; weights are loaded in ``configure_model``, so that building a large recipe costs
@@ -218,8 +220,32 @@ class VLMModule(LightningModule):
         return {COMPLETIONS: self._evaluate(batch, "test")}
 
     def predict_step(self, batch: EvaluationBatch, batch_idx: int) -> list[Completion]:
-        """Continues samples and scores what was generated."""
-        return self._complete(batch.prompts, with_log_probs=True)
+        """Writes completions of samples, with all that is known of them; see ``predicting.predict_completions``."""
+        return predict_completions(
+            self.policy,
+            self.encoder,
+            batch.prompts,
+            self.generation,
+            run_seed=run_seed(),
+            verdict_of=self.verdict_of,
+            reward=self.reward,
+        )
+
+    def on_predict_start(self) -> None:
+        """Lets prompts be as long as completions leave the model's context.
+
+        Raises:
+            UserError: Completions may be as long as the context.
+        """
+        prediction_engine(self.generation).check(self.policy, self.encoder)
+        most = self.policy.context_tokens
+        if most is not None:
+            # Longer prompts are the data's fault then, each named by its sample.
+            self.encoder.leave_room(most, self.generation.max_new_tokens)
+
+    def ledger_header(self) -> LedgerHeader:
+        """Tells what holds for all completions of ``predict``, once its weights are set; on all ranks together."""
+        return ledger_header(self.policy, self.encoder, self.backbone, self.generation, run_seed())
 
     def on_validation_epoch_end(self) -> None:
         """Logs the figures of the whole validation set."""
@@ -253,7 +279,7 @@ class VLMModule(LightningModule):
 
     def complete(self, samples: Sequence[Sample]) -> list[Completion]:
         """Continues each sample's prompt, as validation does."""
-        return self._complete(self.encoder.encode_prompts(samples).to(self.device), with_log_probs=False)
+        return self._complete(self.encoder.encode_prompts(samples).to(self.device))
 
     def rewards_of(self, completions: Sequence[Completion]) -> RewardOutput:
         """Scores completions by the module's reward.
@@ -279,33 +305,40 @@ class VLMModule(LightningModule):
         scores = pair_scores(batch, completion_sums(self.policy, batch), None)
         metrics.update(pair_accuracies(scores), scores.has_rejected.sum())
 
+    def verdict_of(self, sample: Sample, text: str) -> Verdict | None:
+        """Says whether a completion is right; None where there is nothing to compare it with."""
+        return None if sample.answer is None else check_answer(text, sample.answer)
+
+    def count_completions(self, completions: Sequence[Completion], stage: str) -> None:
+        """Adds generated completions of a batch to the figures of a stage."""
+        metrics = self._metrics(stage)
+        metrics.update_completions(completions)
+        if self.reward is not None:
+            metrics.update_rewards(self.reward(completions))
+
     def _evaluate(self, batch: EvaluationBatch, stage: str) -> list[Completion]:
         metrics = self._metrics(stage)
         if batch.complete.count().labels:
             metrics.update_scores(self.policy.score(batch.complete))
         if batch.pairs is not None and len(batch.pairs):
             self.evaluate_pairs(batch.pairs, cast(PairMetrics, self.pair_metrics[stage]))
-        completions = self._complete(batch.prompts, with_log_probs=False)
-        metrics.update_completions(completions)
-        if self.reward is not None:
-            metrics.update_rewards(self.reward(completions))
+        completions = self._complete(batch.prompts)
+        self.count_completions(completions, stage)
         return completions
 
-    def _complete(self, prompts: PromptBatch, *, with_log_probs: bool) -> list[Completion]:
+    def _complete(self, prompts: PromptBatch) -> list[Completion]:
         start = time.perf_counter()
         generated = self.policy.generate(prompts, self.generation)
-        sums = self.policy.score_completions(prompts, generated).tolist() if with_log_probs else [None] * len(generated)
         seconds = (time.perf_counter() - start) / len(generated)
         completions = []
-        for sample, ids, log_prob_sum in zip(prompts.samples, generated, sums, strict=True):
+        for sample, ids in zip(prompts.samples, generated, strict=True):
             text = self.encoder.decode(ids)
             completions.append(
                 Completion(
                     sample=sample,
                     prompt=self.encoder.describe_prompt(sample),
                     text=text,
-                    verdict=None if sample.answer is None else check_answer(text, sample.answer),
-                    log_prob_sum=log_prob_sum,
+                    verdict=self.verdict_of(sample, text),
                     token_count=len(ids),
                     seconds=seconds,
                 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lit_vlm.callbacks.focus_box_evaluation import FocusBoxEvaluation
-from lit_vlm.evaluation.intervals import wilson_interval
+from lit_vlm.functional.intervals import wilson_interval
 from lit_vlm.interfaces.errors import BadSampleError, UserError
 from lit_vlm.interfaces.records import Answer, Completion, assistant_message
 from lit_vlm.parsing.answers import check_answer

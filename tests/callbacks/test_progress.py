@@ -107,6 +107,30 @@ def test_the_last_score_is_kept_over_a_resume():
     progress = Progress()
     progress.load_state_dict({"exact_match": 0.5})
     assert progress.state_dict() == {"exact_match": 0.5}
+    assert Progress().state_dict() == {"exact_match": None}
+    judging = Progress()
+    judging.load_state_dict({"exact_match": None, "verdict_accuracy": 0.75})
+    assert judging.state_dict() == {"exact_match": None, "verdict_accuracy": 0.75}
+
+
+def test_a_judge_shows_both_shares(capsys):
+    metrics = {"validation/verdict_accuracy": 0.75, "validation/exact_match": 0.5, "train/loss": 1.0}
+    metrics |= {"validation/verdict_accuracy_low": 0.7, "validation/verdict_accuracy_high": 0.8}
+    trainer = SimpleNamespace(
+        is_global_zero=True, callback_metrics=metrics, progress_bar_metrics=metrics, global_step=3
+    )
+    trainer.state, trainer.optimizers = SimpleNamespace(fn="fit"), []
+    progress = Progress(plain=True)
+    progress.setup(trainer, None, "fit")
+    progress.on_validation_end(trainer, None)
+    line = "validation at step 3 | exact match 50.0 % | verdict accuracy 75.0 % (70.0 to 80.0)"
+    assert capsys.readouterr().out.strip() == line
+    assert (
+        progress._step_line(trainer, 3, None) == "step 3 | loss 1.0000 | exact match 50.0 % | verdict accuracy 75.0 %"
+    )
+    shown = progress._read(trainer)
+    assert (shown["exact match"], shown["verdict accuracy"]) == ("50.0 %", "75.0 %")
+    assert "validation/verdict accuracy" not in shown
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from lit_vlm.cli import main
+from lit_vlm.functional.ledger_files import read_rows
 from lit_vlm.models.tiny_vlm import TINY_FOLDER
 
 RECIPE = """
@@ -69,6 +70,7 @@ def test_an_option_that_lies_deep_can_be_set_to_null(capsys):
         (["--trainer.callbacks+=Nope"], ("--trainer.callbacks", "'Nope'")),
         (["--ckpt_path", "https://example.invalid/a.ckpt"], ("--ckpt_path", "download it")),
         (["--ckpt_path", "no/such.ckpt"], ("--ckpt_path", "there is no 'no/such.ckpt'")),
+        (["--ckpt_path", __file__], ("--ckpt_path", "is no checkpoint, or one that was cut short")),
         (["--ckpt_path", str(TINY_FOLDER)], ("--ckpt_path", "is an exported model", "--model.backbone.checkpoint")),
         (["--config", "missing.yaml"], ("--config missing.yaml", "lit-vlm recipes")),
         (["--config"], ("--config", "must follow")),
@@ -131,10 +133,42 @@ def test_a_run_repeats_from_its_saved_configuration(workplace):
     assert (second / "config.yaml").is_file()
 
 
-def test_predictions_are_written_by_default(workplace, capsys):
-    assert main(["predict", "--config", "small.yaml"]) == 0
-    (written,) = Path("runs").rglob("predictions.jsonl")
-    assert len(written.read_text().splitlines()) == 4
+def test_predictions_are_written_by_default_and_gone_on_with(workplace, capsys):
+    sampled = ["--model.generation.completions=2", "--model.generation.temperature=1"]
+    words = ["predict", "--config", "small.yaml", *sampled, "--trainer.logger=false"]
+    assert main([*words, "--data.evaluation_batch_size=2", "--trainer.limit_predict_batches=1"]) == 0
+    ledger = Path("ledger")
+    assert "pass@2" in capsys.readouterr().out
+    first = {row.completion.sample.id: row for row in read_rows(ledger)}
+    assert len(first) == 2
+    # Other batches and other ways of loading are the same ledger; what is done is not done again.
+    again = [*words, "--trainer.callbacks+=CompletionLedger", "--trainer.callbacks.path=ledger"]
+    assert main([*again, "--data.evaluation_batch_size=3"]) == 0
+    assert "wrote 4 completions to the ledger ledger, 8 of 4 samples in all" in capsys.readouterr().out
+    rows = list(read_rows(ledger))
+    assert [row.completion.index for row in rows] == [0, 1] * 4
+    assert len({row.completion.sample.id for row in rows}) == 4
+    assert [row for row in rows if row.completion.sample.id in first][1::2] == list(first.values())
+    # Nothing is left: no completion is added, and the figures are told once more.
+    assert main(again) == 0
+    assert "wrote 0 completions" in capsys.readouterr().out
+    assert list(read_rows(ledger)) == rows
+    for option, told in [
+        ("--model.generation.temperature=0.5", "other sampling"),
+        ("--data.levels=[1]", "another configuration of model or data"),
+    ]:
+        assert main([*again, option]) == 2
+        assert told in capsys.readouterr().err
+    assert list(read_rows(ledger)) == rows
+
+
+def test_the_sampling_recipe_writes_a_ledger(workplace, capsys):
+    words = ["--data.train_size=4", "--data.num_workers=0", "--model.generation.max_new_tokens=4"]
+    assert main(["predict", "--config", "generate/sample", *words, "--trainer.accelerator=cpu"]) == 0
+    rows = list(read_rows(Path("runs/sample/version_0/ledger")))
+    assert [row.completion.index for row in rows] == [*range(8)] * 4
+    assert {row.completion.sample.meta.split for row in rows} == {"train"}
+    assert "pass@8" in capsys.readouterr().out
 
 
 def test_all_verbs_run(workplace, capsys):

@@ -12,9 +12,11 @@ from torch.utils.data import Dataset
 from lit_vlm.data.bad_samples import BadSampleLedger
 from lit_vlm.data.batch_plans import ShardedBatches, TokenBudgetBatches
 from lit_vlm.data.step_loader import StepLoader
+from lit_vlm.data.transformed_samples import ExpandedSamples, PreparedSamples
 from lit_vlm.interfaces.batches import PromptBatch, StepTotals
 from lit_vlm.interfaces.errors import BadSampleError, TooManyBadSamplesError, UserError
-from lit_vlm.interfaces.records import BadSample
+from lit_vlm.interfaces.records import BadSample, Sample, user_message
+from lit_vlm.interfaces.roles import SampleTransform
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
@@ -130,6 +132,46 @@ def test_a_run_that_resumed_twice_still_goes_through_the_same_batches():
     third = loader(order())
     third.load_state_dict(second.state_dict())
     assert take(third, 8) == expected[6:14]
+
+
+class Dated(SampleTransform):
+    """Makes ``number`` of a sample, and ``number + 100 (epoch + 1)`` in an epoch."""
+
+    def __call__(self, sample):
+        return [sample]
+
+    def in_epoch(self, sample, epoch):
+        return [replace(sample, id=str(int(sample.id) + 100 * (epoch + 1)))]
+
+
+def dated(**options):
+    samples = [Sample(str(number), (user_message("?"),)) for number in range(12)]
+    options = {"accumulation": lambda: 1, "limit": lambda: None, "unfinished": lambda: 0, **options}
+
+    def encode(made):
+        return collate([int(sample.id) for sample in made])
+
+    return StepLoader(PreparedSamples(ExpandedSamples(samples, Dated()), None), encode, order(), **options)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_samples_know_the_epoch_they_are_read_in(workers):
+    source = dated(num_workers=workers)
+    for epoch in range(3):
+        batches = [rows(batch) for batch in source]
+        assert batches == [[number + 100 * (epoch + 1) for number in batch] for batch in order().batches(epoch)]
+
+
+def test_a_run_that_resumes_goes_on_in_the_epoch_of_its_batches():
+    expected = take(dated(), 18)
+    for stop in (1, 5, 6, 7, 13):
+        for waiting in (0, 2):
+            first = dated(unfinished=lambda waiting=waiting: waiting)
+            assert take(first, stop) == expected[:stop]
+            second = dated()
+            second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+            again = max(stop - waiting, 0)
+            assert take(second, 18 - stop) == expected[again:][: 18 - stop]
 
 
 def take(source, count):

@@ -75,3 +75,29 @@ def test_the_system_prompt_stands_before_the_prompts_of_all_steps():
     assert [message.role for message in prepared.preferences[1].prompt] == ["system", "user"]
     assert PreparedSamples([prepared], "other")[0] == prepared
     assert PreparedSamples([Sample("s", question)], None)[0].messages == question
+
+
+@dataclass(frozen=True)
+class Dated(SampleTransform):
+    """Writes the epoch into the id."""
+
+    def __call__(self, sample):
+        return [sample]
+
+    def in_epoch(self, sample, epoch):
+        return [replace(sample, id=f"{sample.id} in {epoch}")]
+
+
+def test_a_transform_may_know_the_epoch():
+    samples = ExpandedSamples([Sample("s", (user_message("?"),))], Dated())
+    assert samples[0].id == "s"
+    assert [samples.at(0, epoch).id for epoch in (0, 3)] == ["s in 0", "s in 3"]
+    assert PreparedSamples(samples, None).at(0, 3).id == "s in 3"
+    with pytest.raises(IndexError):
+        samples.at(1, 0)
+
+
+def test_transforms_that_do_not_care_make_the_same_in_every_epoch():
+    samples = ExpandedSamples(Numbers(), Repeat())
+    assert samples.at(2, 5) == samples[2]
+    assert PreparedSamples(Numbers(), "think").at(2, 5) == PreparedSamples(Numbers(), "think")[2]

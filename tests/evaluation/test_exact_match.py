@@ -6,7 +6,7 @@ import torch
 from torch import distributed
 
 from lit_vlm.evaluation.exact_match import ExactMatch, Proportion
-from lit_vlm.evaluation.intervals import wilson_interval
+from lit_vlm.functional.intervals import wilson_interval
 from lit_vlm.interfaces.errors import UserError
 
 GROUPS = ["all", "sum", "compare", "number", "text"]

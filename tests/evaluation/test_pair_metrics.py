@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from lit_vlm.evaluation.intervals import wilson_interval
 from lit_vlm.evaluation.pair_metrics import PairMetrics, pair_accuracies
+from lit_vlm.functional.intervals import wilson_interval
 from lit_vlm.interfaces.comparisons import PairLogProbs, PairScores
 
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from lit_vlm.evaluation.intervals import wilson_interval
 from lit_vlm.evaluation.segment_metrics import SegmentMetrics
+from lit_vlm.functional.intervals import wilson_interval
 
 
 def logits_for(predicted: list[int]) -> torch.Tensor:

@@ -65,16 +65,6 @@ def test_greedy_decoding_follows_the_likeliest_token(random_tiny_model, random_t
             assert token == int(logits.argmax())
 
 
-def test_completions_are_scored_with_the_log_probs_of_their_tokens(random_tiny_model, random_tiny_encoder, make_sample):
-    samples = [make_sample("a", "1"), make_sample("b b b", "2", images=2)]
-    batch = random_tiny_encoder.encode_evaluation(samples)
-    scores = random_tiny_model.score(batch.complete)
-    completions = [[int(token) for token in labels[labels != IGNORED_LABEL]] for labels in batch.complete.labels]
-    sums = random_tiny_model.score_completions(batch.prompts, completions)
-    expected = torch.zeros(2).index_add(0, scores.rows, scores.log_probs)
-    torch.testing.assert_close(sums, expected, atol=1e-4, rtol=1e-5)
-
-
 def test_generation_stops_at_the_end_of_turn(random_tiny_model, random_tiny_encoder, image_sample):
     with torch.no_grad():
         head = random_tiny_model.model.get_output_embeddings().weight
@@ -93,7 +83,16 @@ def test_labels_outside_the_vocabulary_are_named(random_tiny_model, random_tiny_
 
 
 @pytest.mark.parametrize(
-    "settings", [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_k": -1}]
+    "settings",
+    [
+        {"max_new_tokens": 0},
+        {"temperature": -1.0},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"top_k": -1},
+        {"completions": 0},
+        {"completions": 2},  # all the same at temperature 0
+    ],
 )
 def test_impossible_generation_settings_are_refused(settings):
     with pytest.raises(UserError, match=next(iter(settings))):

@@ -69,3 +69,56 @@ def test_longer_sequences_weigh_more_only_per_token():
     totals = StepTotals(10, 2)
     assert SFTLoss()(long, totals).item() == pytest.approx(1.2)
     assert SFTLoss(reduction="seq_mean")(long, totals).item() == pytest.approx(2.0)
+
+
+def weighted(log_probs, weights):
+    """Rows of two tokens each, with their weights."""
+    rows = torch.arange(len(log_probs)) // 2
+    return TokenScores(log_probs, rows, torch.zeros(len(log_probs)).bool(), torch.tensor(weights))
+
+
+def test_rises_check_is_reproduced_by_a_mean_over_weighted_sequences():
+    # CE of the rows 1.2 and 0.8 (token means), rewards 0 and 1, temperature 0.4: exp(0) = 1, exp(2.5) = 12.1825;
+    # (1 * 1.2 + 12.1825 * 0.8) / 2 = 5.473.
+    weights = torch.exp(torch.tensor([0.0, 1.0]) / 0.4).tolist()
+    assert weights == pytest.approx([1.0, 12.1825], abs=1e-4)
+    scores = weighted(torch.tensor([-1.0, -1.4, -0.5, -1.1]), weights)
+    assert SFTLoss(reduction="seq_mean")(scores, StepTotals(4, 2)).item() == pytest.approx(5.473, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("reduction", "expected"),
+    [
+        ("token_mean", (1 * 3.0 + 2 * 1.0) / 4),  # row sums 3 and 1 over 4 tokens
+        ("seq_mean", (1 * 1.5 + 2 * 0.5) / 2),
+        ("sample_sum", (1 * 3.0 + 2 * 1.0) / 2),
+    ],
+)
+def test_weights_multiply_rows_and_leave_the_denominator(reduction, expected):
+    scores = weighted(torch.tensor([-1.0, -2.0, -0.25, -0.75]), [1.0, 2.0])
+    assert SFTLoss(reduction=reduction)(scores, StepTotals(4, 2)).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("reduction", ["token_mean", "seq_mean", "sample_sum"])
+def test_gradients_of_a_row_are_multiplied_by_its_weight(reduction):
+    gradients = []
+    for weights in (None, [0.0, 12.0]):
+        log_probs = torch.tensor([-1.0, -2.0, -0.25, -0.75], requires_grad=True)
+        scores = weighted(log_probs, weights or [1.0, 1.0])
+        SFTLoss(reduction=reduction)(scores, StepTotals(4, 2)).backward()
+        gradients.append(log_probs.grad)
+    plain, scaled = gradients
+    torch.testing.assert_close(scaled, plain * torch.tensor([0.0, 0.0, 12.0, 12.0]))
+
+
+@pytest.mark.parametrize("reduction", ["token_mean", "seq_mean", "sample_sum"])
+def test_weights_of_one_change_nothing(reduction):
+    loss, log_probs = SFTLoss(reduction=reduction), torch.tensor([-1.0, -2.0, -0.25, -0.75])
+    alone = TokenScores(log_probs, torch.tensor([0, 0, 1, 1]), torch.zeros(4).bool())
+    assert loss(weighted(log_probs, [1.0, 1.0]), StepTotals(4, 2)) == loss(alone, StepTotals(4, 2))
+
+
+def test_a_batch_without_labels_is_zero_whatever_its_rows_weigh():
+    log_probs = torch.zeros(0, requires_grad=True)
+    scores = TokenScores(log_probs, torch.zeros(0, dtype=torch.long), torch.zeros(0).bool(), torch.tensor([3.0]))
+    assert SFTLoss()(scores, StepTotals(0, 0)).item() == 0

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import lightning
 import pytest
@@ -6,10 +7,13 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from lit_vlm.data.digits_reasoning import DigitsReasoning
+from lit_vlm.functional.random_streams import stream_seed
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import Completion
+from lit_vlm.interfaces.roles import SampleTransform
 from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.vision_language_model import GenerationSettings
+from lit_vlm.objectives.sft_loss import SFTLoss
 from lit_vlm.paradigms.optimization import OptimizerSettings
 from lit_vlm.paradigms.sft import SFTModule
 from tests.paradigms.processes import run_script
@@ -88,6 +92,26 @@ def test_accumulated_micro_batches_give_the_step_of_one_large_batch(random_tiny_
     assert part_losses == pytest.approx(whole_losses, abs=1e-5)
     for name in whole:
         torch.testing.assert_close(parts[name], whole[name], atol=1e-4, rtol=0)
+
+
+class SomeWeigh(SampleTransform):
+    """Lets a third of the samples count more or less, so that some batches hold no weights."""
+
+    def __call__(self, sample):
+        number = int(stream_seed(sample.id) % 6)
+        return [replace(sample, weight={0: 12.1825, 1: 0.25}.get(number, 1.0))]
+
+
+@pytest.mark.parametrize("reduction", ["token_mean", "seq_mean"])
+def test_weighted_rows_give_one_step_however_they_are_dealt(random_tiny_folder, reduction):
+    results = []
+    for batch_size, accumulation, transform in ((8, 1, SomeWeigh()), (2, 4, SomeWeigh()), (8, 1, None)):
+        model = module(random_tiny_folder, objective=SFTLoss(reduction=reduction))
+        dataset = data(model.encoder, batch_size=batch_size, transform=transform)
+        results.append(fit(model, dataset, accumulate_grad_batches=accumulation)[0])
+    whole, parts, plain = results
+    assert parts == pytest.approx(whole, abs=1e-5)
+    assert abs(whole[0] - plain[0]) > 0.1
 
 
 def test_the_loss_falls_on_a_handful_of_samples(random_tiny_folder):
@@ -169,14 +193,14 @@ import torch
 folder, devices, batch_size, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 model = test_sft.module(folder)
 options = dict(devices=devices, strategy="ddp") if devices > 1 else {{}}
-dataset = test_sft.data(model.encoder, batch_size=batch_size, train_size=32)
+dataset = test_sft.data(model.encoder, batch_size=batch_size, train_size=32, transform=test_sft.SomeWeigh())
 losses, weights = test_sft.fit(model, dataset, steps=4, **options)
 if model.global_rank == 0:
     torch.save((losses, weights), out)
 """
 
 
-def test_two_processes_take_the_steps_of_one(random_tiny_folder, tmp_path):
+def test_two_processes_take_the_steps_of_one_also_where_rows_weigh(random_tiny_folder, tmp_path):
     one_losses, one = run_script(SCRIPT, tmp_path / "one.pt", random_tiny_folder, 1, 8)
     two_losses, two = run_script(SCRIPT, tmp_path / "two.pt", random_tiny_folder, 2, 4)
     assert two_losses == pytest.approx(one_losses, abs=1e-5)

@@ -4,14 +4,16 @@ from math import sqrt
 from statistics import NormalDist
 
 
-def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(successes: float, total: int, confidence: float = 0.95) -> tuple[float, float]:
     """Computes the Wilson score interval of a proportion.
 
     Unlike the usual mean plus or minus two standard errors it stays within [0, 1] and keeps a width at 0 and at 1, so
     that 20 right of 20 do not look certain.
 
     Args:
-        successes: Rows that succeeded, 0 to ``total``.
+        successes: Rows that succeeded, 0 to ``total``. Where rows are shares in [0, 1] themselves, their sum: numbers
+            in [0, 1] never vary more than zeros and ones of the same mean, so that the interval is then too wide
+            rather than too narrow.
         total: Rows in all.
         confidence: Share of such intervals that hold the true proportion, in (0, 1).
 

@@ -3,7 +3,7 @@ from statistics import NormalDist
 
 import pytest
 
-from lit_vlm.evaluation.intervals import wilson_interval
+from lit_vlm.functional.intervals import wilson_interval
 
 
 def test_the_interval_agrees_with_values_worked_by_hand():
@@ -50,3 +50,9 @@ def test_impossible_counts_and_confidences_are_refused():
     for confidence in [0.0, 1.0, 95]:
         with pytest.raises(ValueError, match="above 0 and below 1"):
             wilson_interval(1, 2, confidence)
+
+
+def test_shares_of_rows_lie_between_the_counts_around_them():
+    low, high = wilson_interval(2.5, 10)
+    assert wilson_interval(2, 10)[0] < low < wilson_interval(3, 10)[0]
+    assert wilson_interval(2, 10)[1] < high < wilson_interval(3, 10)[1]
