@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lit_vlm import __version__
 from lit_vlm.command_line.own_candidates import make_file
-from lit_vlm.data.focus_scenes import FocusSceneGenerator, judge_by_truth
+from lit_vlm.data.focus_scenes import TASKS, FocusSceneGenerator, judge_by_truth
 from lit_vlm.data.own_completions import (
     Origin,
     OwnCompletions,
@@ -57,7 +57,7 @@ def sample_attempts(options: Namespace) -> OwnCompletions:
     for name in ("train", "validation", "batch"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name} is {getattr(options, name)}; give at least 1")
-    generator = FocusSceneGenerator()
+    generator = FocusSceneGenerator(tasks=tuple(options.tasks))
     backbone = Backbone(options.checkpoint)
     encoder = backbone.load_encoder()
     policy = backbone.load_model(encoder)
@@ -117,6 +117,7 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("file", type=Path, help="where to write, such as attempts.jsonl.xz")
     parser.add_argument("--name", default="tiny after visrl_warmup", help="what the file calls the model")
+    parser.add_argument("--tasks", nargs="+", default=["looks"], choices=TASKS, help="how questions name what is meant")
     parser.add_argument("--train", type=int, default=2048, help="questions of the training split")
     parser.add_argument("--validation", type=int, default=256, help="questions of the validation split")
     parser.add_argument("--attempts", type=int, default=3, help="attempts at a question")

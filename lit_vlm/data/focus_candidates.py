@@ -76,6 +76,7 @@ class FocusCandidates(EmbeddedDataModule):
 
     Args:
         encoder: Encodes for the model; the command line fills it in from ``model``.
+        tasks: How questions name the shape that is meant, ``looks``, ``cell`` or ``side``, drawn uniformly.
         train_size: Training questions that are read; None for as many as have attempts, of scripted ones 2048.
         validation_size: Validation questions; None for as many as have attempts, of scripted ones 256.
         candidates_file: Attempts of a model; None for scripted ones.
@@ -90,13 +91,14 @@ class FocusCandidates(EmbeddedDataModule):
         self,
         encoder: SampleEncoder | None = None,
         *,
+        tasks: Sequence[str] = ("looks",),
         train_size: int | None = None,
         validation_size: int | None = None,
         candidates_file: Path | None = None,
         system_prompt: str | None = None,
         **options: Any,
     ) -> None:
-        generator = FocusSceneGenerator()
+        generator = FocusSceneGenerator(tasks=tuple(tasks))
         attempts = None if candidates_file is None else _attempts(candidates_file, generator)
         given: dict[Split, int | None] = {"train": train_size, "validation": validation_size}
         sizes = {}
@@ -124,8 +126,8 @@ def _attempts(path: Path, generator: FocusSceneGenerator) -> OwnCompletions:
     attempts = read_completions(path)
     if dict(attempts.origin.generator) != describe_generator(generator):
         raise UserError(
-            f"{path} holds completions of {dict(attempts.origin.generator)}, where attempts at {generator.name} are "
-            f"wanted; make it anew with {MAKER}"
+            f"{path} holds completions of {dict(attempts.origin.generator)}, where attempts at {generator.name} with "
+            f"tasks {', '.join(generator.tasks)} are wanted; make it anew with {MAKER}"
         )
     for split, of_split in attempts.texts.items():
         for index, texts in enumerate(of_split):

@@ -7,7 +7,8 @@ from typing import Any
 
 from PIL import Image
 
-from lit_vlm.data.embedded import EmbeddedDataModule
+from lit_vlm.data.embedded import EmbeddedDataModule, check_choice
+from lit_vlm.data.focus_names import NAMES, Names
 from lit_vlm.data.handwritten_digits import draw_digit, scans_of_split
 from lit_vlm.data.levelled_tasks import LevelledTasks
 from lit_vlm.data.scene_composition import LEVELS, spread
@@ -26,6 +27,7 @@ QUESTIONS = ("which digit is written in the {}?", "What digit is in the {}?", "R
 LOOK = "Which digit is this?"
 OBJECTS = {1: 2, 2: 3, 3: 4}
 """Objects of a scene, by difficulty."""
+TASKS = tuple(NAMES)
 DIGIT_SHARE = 0.75
 """Side of a digit as a share of the side of its shape."""
 
@@ -35,7 +37,9 @@ class FocusSceneGenerator(LevelledTasks):
     """Draws shapes with a handwritten digit in each, and asks for the digit in one of them, in two steps.
 
     The first answer is the box of the shape, in pixels of the picture; then the crop is shown, many times larger, and
-    the second answer is the digit. Digits are scans of the split alone, and no two objects of a scene look alike.
+    the second answer is the digit. Digits are scans of the split alone, and no two objects of a scene look alike. The
+    task says how a question names the shape: ``looks`` (the red circle), ``cell`` (the object in row 2, column 3) or
+    ``side`` (the left object).
     """
 
     seed: int = 0
@@ -46,10 +50,13 @@ class FocusSceneGenerator(LevelledTasks):
     """Side of the picture in pixels, at least 64."""
     crop_size: int = 64
     """Longer side of the crop in pixels, as it is shown."""
+    tasks: tuple[str, ...] = ("looks",)
+    """Tasks to ask, drawn uniformly."""
 
     name = "focus_scenes"
 
     def __post_init__(self) -> None:
+        check_choice("tasks", self.tasks, TASKS)
         for level in self.levels:
             if level not in OBJECTS:
                 raise UserError(f"levels holds {level}, which there is not; choose one or more of {list(OBJECTS)}")
@@ -59,11 +66,6 @@ class FocusSceneGenerator(LevelledTasks):
             raise UserError(f"image_size is {self.image_size}; digits in shapes need at least 64 pixels")
         if self.crop_size < 16:
             raise UserError(f"crop_size is {self.crop_size}; give at least 16 pixels")
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """The one task."""
-        return ("focus",)
 
     def sample(self, split: Split, index: int) -> Sample:
         """Builds one scene and its question.
@@ -75,16 +77,19 @@ class FocusSceneGenerator(LevelledTasks):
         Raises:
             UserError: There is no such split.
         """
-        _, level, stream = self._drawn(split, index)
+        task, level, stream = self._drawn(split, index)
         kinds = [Description("large", colour, shape) for colour in LEVELS[level].colours for shape in SHAPES]
-        layout = spread(stream.sample(kinds, OBJECTS[level]), stream)
-        objects = place_objects(layout, self.image_size, 0.0, stream)
+        names: Names = []
+        while not names:  # four objects in the corners of a rectangle: none lies further to one side than all others
+            layout = spread(stream.sample(kinds, OBJECTS[level]), stream)
+            objects = place_objects(layout, self.image_size, 0.0, stream)
+            names = NAMES[task](objects)
         digits = [stream.randrange(10) for _ in objects]
         scans = [stream.choice(scans_of_split(split)[digit]) for digit in digits]
         image = self._draw(objects, scans, LEVELS[level].clutter, stream)
-        asked = stream.randrange(len(objects))
-        box, digit = objects[asked].box, str(digits[asked])
-        question = stream.choice(QUESTIONS).format(Description("", *objects[asked].looks[1:]).phrase)
+        asked, name = stream.choice(names)
+        box, digit = asked.box, str(digits[objects.index(asked)])
+        question = stream.choice(QUESTIONS).format(name)
         crop = crop_to_box(image, box, self.crop_size)
         outline = self.outline(split, index)
         return replace(
@@ -151,6 +156,7 @@ class FocusScenes(EmbeddedDataModule):
 
     Args:
         encoder: Encodes for the model; the command line fills it in from ``model``.
+        tasks: How questions name the shape that is meant, ``looks``, ``cell`` or ``side``, drawn uniformly.
         levels: Difficulties 1 to 3, drawn uniformly.
         image_size: Side of the scene in pixels.
         crop_size: Longer side of the crop in pixels, as it is shown.
@@ -163,6 +169,7 @@ class FocusScenes(EmbeddedDataModule):
         self,
         encoder: SampleEncoder | None = None,
         *,
+        tasks: Sequence[str] = ("looks",),
         levels: Sequence[int] = (1, 2),
         image_size: int = 64,
         crop_size: int = 64,
@@ -170,5 +177,5 @@ class FocusScenes(EmbeddedDataModule):
         system_prompt: str | None = None,
         **options: Any,
     ) -> None:
-        generator = FocusSceneGenerator(seed, tuple(levels), image_size, crop_size)
+        generator = FocusSceneGenerator(seed, tuple(levels), image_size, crop_size, tuple(tasks))
         super().__init__([generator], encoder, system_prompt=system_prompt, **options)

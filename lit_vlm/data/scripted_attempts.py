@@ -1,7 +1,9 @@
 """Attempts at focus scenes written by rule from the truth, for where no model has made any."""
 
 import random
+from collections.abc import Sequence
 
+from lit_vlm.data.scene_drawing import GRID
 from lit_vlm.functional.boxes import Box
 from lit_vlm.functional.focus_boxes import Size, clipped_box
 from lit_vlm.functional.focus_traces import Trace
@@ -10,12 +12,15 @@ from lit_vlm.interfaces.records import Sample
 
 RIGHT_ANSWERS = 0.8
 """Share of right answers behind a good box; behind a bad one a digit is guessed."""
+EMPTY_PLACES = 0.5
+"""Share of bad boxes where no shape is; the others are another shape's. Without them two boxes alone could tell which
+is good: of two shapes "the left object" is the one with the smaller numbers, whatever the picture shows."""
 LARGEST_SHIFT = 2
 """Most pixels by which a good box is off, across and down."""
 
 
 def scripted_attempts(sample: Sample, attempts: int, stream: random.Random) -> list[Trace]:
-    """Writes attempts as a model might: a box near the true one, and one near another shape (``negative_box``).
+    """Writes attempts as a model might: a box near the true one, and one at a wrong place (``negative_box``).
 
     Args:
         sample: A sample of ``FocusSceneGenerator``.
@@ -35,10 +40,23 @@ def scripted_attempts(sample: Sample, attempts: int, stream: random.Random) -> l
         good = _near(truth, image.size, stream)
         right = stream.random() < RIGHT_ANSWERS
         traces.append((write_box(good), f"<answer>{sample.answer.value if right else stream.randrange(10)}</answer>"))
-        bad = negative_box(good, _near(stream.choice(others), image.size, stream), image.size, stream)
+        place = _empty_place([truth, *others], image.size, stream)
+        wrong = place if stream.random() < EMPTY_PLACES else stream.choice(others)
+        bad = negative_box(good, _near(wrong, image.size, stream), image.size, stream)
         if bad is not None:
             traces.append((write_box(bad), f"<answer>{stream.randrange(10)}</answer>"))
     return traces
+
+
+def _empty_place(boxes: Sequence[Box], size: Size, stream: random.Random) -> Box:
+    """Draws one of the grid's cells without a shape: a box of the first one's size in its middle."""
+    across, down = (side / GRID for side in size)
+    taken = {(int((box[0] + box[2]) / 2 / across), int((box[1] + box[3]) / 2 / down)) for box in boxes}
+    cells = [(column, row) for row in range(GRID) for column in range(GRID) if (column, row) not in taken]
+    column, row = stream.choice(cells)
+    left, top, right, bottom = boxes[0]
+    x, y = (column + 0.5) * across - (right - left) / 2, (row + 0.5) * down - (bottom - top) / 2
+    return x, y, x + right - left, y + bottom - top
 
 
 def _near(box: Box, size: Size, stream: random.Random) -> Box:

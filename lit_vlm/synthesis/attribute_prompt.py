@@ -1,5 +1,6 @@
 """Quality asked for in the prompt: supervised samples of graded completions, good and bad."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -29,6 +30,9 @@ class AttributePrompt(SampleTransform):
     """Greatest value of a grade."""
     requested: dict[str, int] = field(default_factory=lambda: {"verbosity": 2})
     """What is asked for in evaluation, by attribute; ``highest`` where nothing is said."""
+    limit: int | None = None
+    """Most completions of a question with the same grades, the first ones, so that rare grades weigh more; None for
+    all, as the method has it."""
 
     def __post_init__(self) -> None:
         if not self.attributes or len(set(self.attributes)) != len(self.attributes):
@@ -37,6 +41,8 @@ class AttributePrompt(SampleTransform):
             raise UserError(f"attributes is {list(self.attributes)}; a name may hold no colon, comma or line break")
         if self.lowest >= self.highest:
             raise UserError(f"lowest is {self.lowest} and highest {self.highest}; highest has to be greater")
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"limit is {self.limit}; give at least 1")
         for name, value in self.requested.items():
             if name not in self.attributes:
                 raise UserError(f"requested names {name!r}, which is none of attributes, {list(self.attributes)}")
@@ -44,7 +50,7 @@ class AttributePrompt(SampleTransform):
                 raise UserError(f"requested.{name} is {value}; give {self.lowest} to {self.highest}")
 
     def __call__(self, sample: Sample) -> tuple[Sample, ...]:
-        """Returns one sample for each graded candidate.
+        """Returns one sample for each graded candidate, or for ``limit`` with the same grades.
 
         Raises:
             BadSampleError: No candidate is graded, one lacks an attribute, a grade is no integer or out of range, or
@@ -57,12 +63,14 @@ class AttributePrompt(SampleTransform):
         ]
         if not graded:
             raise BadSampleError(origin_of(sample), f"has no candidate with grades for {', '.join(self.attributes)}")
-        return tuple(
-            imitation_sample(
-                sample, index, candidate.messages, _with_request(sample, self._grades(sample, index, candidate))
-            )
-            for index, candidate in graded
-        )
+        alike: Counter[str] = Counter()
+        made = []
+        for index, candidate in graded:
+            grades = self._grades(sample, index, candidate)
+            alike[grades] += 1
+            if self.limit is None or alike[grades] <= self.limit:
+                made.append(imitation_sample(sample, index, candidate.messages, _with_request(sample, grades)))
+        return tuple(made)
 
     def for_evaluation(self, sample: Sample) -> Sample:
         """Asks for the best completion; the sample is the same otherwise.

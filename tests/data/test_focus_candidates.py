@@ -62,8 +62,17 @@ def test_sizes_may_be_less_than_there_are_but_not_more(file) -> None:
 
 
 def test_a_file_of_other_questions_is_refused(file) -> None:
-    with pytest.raises(UserError, match="where attempts at focus_scenes are wanted; make it anew with"):
+    with pytest.raises(UserError, match="where attempts at focus_scenes with tasks looks are wanted; make it"):
         FocusCandidates(candidates_file=file(generator=FocusSceneGenerator(seed=5)))
+
+
+def test_the_tasks_are_those_asked_for_and_a_file_about_others_is_refused(file) -> None:
+    samples = FocusCandidates(tasks=["cell", "side"], train_size=20).samples("train")
+    assert {samples[index].meta.category for index in range(20)} == {"cell", "side"}
+    path = file(generator=FocusSceneGenerator(tasks=("side",)))
+    assert len(FocusCandidates(tasks=["side"], candidates_file=path).samples("train")) == 3
+    with pytest.raises(UserError, match="with tasks looks are wanted"):
+        FocusCandidates(candidates_file=path)
 
 
 def test_a_file_where_boxes_and_answers_do_not_take_turns_is_refused(file) -> None:

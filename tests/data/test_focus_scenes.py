@@ -1,8 +1,9 @@
 import hashlib
+import re
 
 import pytest
 
-from lit_vlm.data.focus_scenes import OBJECTS, FocusSceneGenerator, judge_by_truth
+from lit_vlm.data.focus_scenes import OBJECTS, TASKS, FocusSceneGenerator, judge_by_truth
 from lit_vlm.functional.focus_boxes import crop_to_box, read_focus_box
 from lit_vlm.functional.focus_conversation import focus_conversation
 from lit_vlm.interfaces.errors import UserError
@@ -68,6 +69,33 @@ def test_the_question_fits_one_object_whose_box_and_digit_are_the_reference_turn
         assert [message.train for message in sample.messages] == [False, True, False, True]
 
 
+@pytest.mark.parametrize("task", ["cell", "side"])
+def test_the_question_names_the_place_of_the_object_whose_box_is_the_reference(task: str) -> None:
+    generator = FocusSceneGenerator(levels=(1, 2, 3), tasks=(task,))
+    words = set()
+    for index in range(60):
+        sample = generator.sample("train", index)
+        assert sample.meta.category == task
+        left, top, *_ = box = sample.meta.extra["box"]
+        others = [item["box"] for item in sample.meta.extra["objects"] if item["box"] != box]
+        question = sample.messages[0].text
+        if task == "cell":
+            assert f"the object in row {top // 16 + 1}, column {left // 16 + 1}" in question
+            continue
+        (side,) = (word for word in ("left", "right", "top", "bottom") if f"the {word} object" in question)
+        words.add(side)
+        axis, sign = (0 if side in ("left", "right") else 1), (-1 if side in ("left", "top") else 1)
+        assert all(sign * (box[axis] // 16) > sign * (other[axis] // 16) for other in others)
+        assert len(others) + 1 == OBJECTS[sample.meta.difficulty]
+    assert task == "cell" or len(words) == 4
+
+
+def test_tasks_are_drawn_uniformly() -> None:
+    generator = FocusSceneGenerator(tasks=("looks", "cell", "side"))
+    drawn = [generator.outline("train", index).meta.category for index in range(300)]
+    assert all(70 <= drawn.count(task) <= 130 for task in generator.tasks)
+
+
 def test_every_digit_is_asked_about_equally_often() -> None:
     generator = FocusSceneGenerator()
     digits = [generator.sample("train", index).answer.value for index in range(300)]
@@ -76,15 +104,15 @@ def test_every_digit_is_asked_about_equally_often() -> None:
 
 def test_the_bundled_model_knows_every_word_and_sixteen_tokens_show_each_image() -> None:
     encoder = Backbone("tiny").load_encoder()
-    generator = FocusSceneGenerator()
-    for index in range(20):
+    generator = FocusSceneGenerator(tasks=TASKS)
+    for index in range(30):
         sample = generator.sample("validation", index)
         for message in sample.messages:
             ids = encoder.tokenise(message.text)
             assert encoder.decode(ids) == message.text
-        # Words that the model knows: none falls apart into letters.
+        # Words that the model knows, "obj-ect" at most in two pieces: none falls apart into letters.
         question = sample.messages[0].text
-        assert len(encoder.tokenise(question)) <= len(question.split()) + 2
+        assert len(encoder.tokenise(question)) <= len(re.findall(r"\w+|[^\w\s]", question)) + 1
         assert encoder.count_tokens(sample).media == 32
 
 
@@ -101,7 +129,14 @@ def test_a_trace_is_judged_by_its_answer_and_by_the_share_of_its_box() -> None:
 
 @pytest.mark.parametrize(
     "setting",
-    [{"levels": (4,)}, {"levels": ()}, {"image_size": 32}, {"crop_size": 8}],
+    [
+        {"levels": (4,)},
+        {"levels": ()},
+        {"image_size": 32},
+        {"crop_size": 8},
+        {"tasks": ("colour",)},
+        {"tasks": ()},
+    ],
     ids=lambda item: next(iter(item)),
 )
 def test_settings_out_of_range_are_refused(setting) -> None:

@@ -27,6 +27,21 @@ def test_good_boxes_lie_near_the_true_one_and_bad_ones_elsewhere() -> None:
             assert box_iou(good, bad) < 0.1
 
 
+def test_bad_boxes_lie_on_other_shapes_and_on_empty_cells_about_equally_often() -> None:
+    on_shape = on_nothing = 0
+    for index in range(100):
+        sample = GENERATOR.sample("train", index)
+        shapes = [tuple(item["box"]) for item in sample.meta.extra["objects"]]
+        for bad, _ in read(scripted_attempts(sample, 2, random.Random(index)))[1::2]:
+            overlaps = [box_iou(bad, shape) for shape in shapes]
+            on_shape += max(overlaps) > 0.5
+            on_nothing += max(overlaps) < 0.1
+            # Of the size of a shape, so that the numbers alone do not tell.
+            assert all(12 <= side <= 14 for side in (bad[2] - bad[0], bad[3] - bad[1]))
+    assert on_shape + on_nothing == 200
+    assert 75 <= on_nothing <= 125
+
+
 def test_most_answers_are_right_behind_a_good_box_and_few_behind_a_bad_one() -> None:
     right = {0: 0, 1: 0}
     for index in range(100):

@@ -79,6 +79,15 @@ def test_other_attributes_and_requests_can_be_named(graded, candidate):
     assert transform.for_evaluation(sample).question.endswith("\ntone:1,care:0")
 
 
+@pytest.mark.parametrize(("limit", "kept"), [(None, "abcde"), (2, "abcd"), (1, "ac")])
+def test_of_completions_with_the_same_grades_the_first_are_taken(graded, candidate, limit, kept):
+    candidates = [candidate(text, care=grade) for text, grade in zip("abcde", (1, 1, 4, 4, 1), strict=True)]
+    made = AttributePrompt(attributes=("care",), requested={}, limit=limit)(graded(*candidates))
+    assert "".join(sample.messages[-1].text for sample in made) == kept
+    # Each stands behind its own grade.
+    assert [sample.question[-1] for sample in made] == ["4" if text in "cd" else "1" for text in kept]
+
+
 @pytest.mark.parametrize("value", [3.5, 5, -1, float("nan"), float("inf"), "N/A", "4", None])
 def test_a_grade_that_is_no_integer_in_range_is_refused(graded, candidate, value):
     sample = graded(candidate("good", **CARD), candidate("bad", **{**CARD, "coherence": value}))
@@ -112,6 +121,7 @@ def test_a_prompt_without_a_users_turn_is_refused(graded, candidate):
         ({"attributes": ("verbosity", "verbosity")}, "each once"),
         ({"attributes": ("verbosity", "a:b")}, "no colon"),
         ({"attributes": ("tone",)}, "requested names 'verbosity'"),
+        ({"limit": 0}, "limit is 0"),
         ({"lowest": 4}, "highest has to be greater"),
         ({"requested": {"verbosity": 5}}, "requested.verbosity is 5; give 0 to 4"),
     ],
