@@ -121,17 +121,9 @@ class EmbeddedCandidates(EmbeddedDataModule):
         system_prompt: str | None = None,
         **options: Any,
     ) -> None:
-        check_choice("data.tasks_from", [tasks_from], tuple(_GENERATORS))
-        if errors:
-            check_choice("data.errors", errors, ERROR_KINDS)
-        generator = _GENERATORS[tasks_from]()
-        path = candidates_file or BUNDLED_FOLDER / f"{tasks_from}.jsonl.xz"
-        completions = _completions(path)
-        if dict(completions.origin.generator) != describe_generator(generator):
-            raise UserError(
-                f"{path} holds completions of {dict(completions.origin.generator)}, but data.tasks_from is "
-                f"{tasks_from}; make the file anew with python -m lit_vlm.command_line.own_candidates {tasks_from}"
-            )
+        tasks = candidate_tasks(tasks_from, errors, candidates_file)
+        completions = tasks.completions
+        path = _file(tasks_from, candidates_file)
         sizes: dict[Split, int | None] = {"train": train_size, "validation": validation_size}
         for split, size in sizes.items():
             if (size or 0) > completions.size(split):
@@ -140,13 +132,39 @@ class EmbeddedCandidates(EmbeddedDataModule):
                     "of this split; lower it, or make more with python -m lit_vlm.command_line.own_candidates"
                 )
         super().__init__(
-            [CandidateTasks(generator, completions, errors)],
+            [tasks],
             encoder,
             train_size=completions.size("train") if train_size is None else train_size,
             validation_size=completions.size("validation") if validation_size is None else validation_size,
             system_prompt=system_prompt,
             **options,
         )
+
+
+def candidate_tasks(
+    tasks_from: TasksFrom, errors: Sequence[ErrorKind] = ERROR_KINDS, candidates_file: Path | None = None
+) -> CandidateTasks:
+    """Makes questions with candidates, as ``EmbeddedCandidates`` serves them.
+
+    Raises:
+        UserError: There are no such questions or errors, or the file is of other questions.
+    """
+    check_choice("data.tasks_from", [tasks_from], tuple(_GENERATORS))
+    if errors:
+        check_choice("data.errors", errors, ERROR_KINDS)
+    generator = _GENERATORS[tasks_from]()
+    path = _file(tasks_from, candidates_file)
+    completions = _completions(path)
+    if dict(completions.origin.generator) != describe_generator(generator):
+        raise UserError(
+            f"{path} holds completions of {dict(completions.origin.generator)}, but data.tasks_from is "
+            f"{tasks_from}; make the file anew with python -m lit_vlm.command_line.own_candidates {tasks_from}"
+        )
+    return CandidateTasks(generator, completions, errors)
+
+
+def _file(tasks_from: TasksFrom, candidates_file: Path | None) -> Path:
+    return candidates_file or BUNDLED_FOLDER / f"{tasks_from}.jsonl.xz"
 
 
 @cache
