@@ -42,8 +42,6 @@ EXTRA_ARROWS = {
     "command_line.focus_attempts": {"data", "models", "rollouts", "synthesis"},
     # A merge has no Trainer and so no paradigm; what it is given comes from a checkpoint.
     "command_line.merge": {"merging", "models.checkpoint_tensors", "models.linear_names"},
-    # Its share has the same interval as those of validation.
-    "callbacks.focus_box_evaluation": {"evaluation.intervals"},
 }
 COMMAND_LINE_FILES = {"cli", "__main__"}
 
@@ -61,7 +59,8 @@ DOORS = {
     "matplotlib": {"callbacks"},
     "numpy": {"functional", "data", "models", "evaluation", "callbacks"},
     "peft": {"models"},
-    "pyarrow": {"data"},
+    "httpx2": {"paradigms"},
+    "pyarrow": {"functional.ledger_files", "data"},
     "rich": {"callbacks", "command_line"},
     "rouge_score": {"parsing"},
     "safetensors": {"functional.safetensors_folder", "models", "merging"},
@@ -82,7 +81,16 @@ WITHOUT_TEST = {
     "lit_vlm/__main__.py",
     *(
         f"lit_vlm/interfaces/{name}.py"
-        for name in ("capabilities", "comparisons", "errors", "policy_roles", "roles", "weights")
+        for name in (
+            "capabilities",
+            "comparisons",
+            "errors",
+            "ledgers",
+            "policy_roles",
+            "roles",
+            "run_module",
+            "weights",
+        )
     ),
 }
 

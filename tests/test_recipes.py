@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,13 +19,16 @@ from lit_vlm.command_line.catalogue import shipped_recipes
 from lit_vlm.command_line.recipes import readme
 from lit_vlm.command_line.training import CommandLine
 from lit_vlm.paradigms.weight_space import WeightSpaceModule
+from tests.data.ledger_material import solutions, write_ledger
 from tests.merging.perturbed_models import perturbed
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 CONTENTS = {path: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.rglob("*.yaml"))}
 RECIPES = [path for path, content in CONTENTS.items() if "about" in content]
 MERGES = [path for path in RECIPES if "merge" in CONTENTS[path]]
-RUNS = [path for path in RECIPES if path not in MERGES]
+PIPELINES = [path for path in RECIPES if "stages" in CONTENTS[path]]
+TEACHERS = [path for path in RECIPES if "EndpointModule" in str(CONTENTS[path].get("model"))]
+RUNS = [path for path in RECIPES if path not in MERGES + PIPELINES + TEACHERS]
 
 # What makes any recipe small; nothing here changes which parts it is made of.
 SMALL = {
@@ -54,7 +58,7 @@ def small_options(recipe):
     options = dict(SMALL)
     if "runs/" in str(model["init_args"].get("backbone")):  # the test writes that model
         del options["model.backbone.checkpoint"]
-    if "transform" in data["init_args"] and "train" not in data["init_args"]:
+    if "transform" in data["init_args"] and not {"train", "ledgers"} & set(data["init_args"]):
         options["data.train_size"] = 64  # a transform reads all samples ahead
     update = model["init_args"].get("update", {})
     if "minibatches" in update:
@@ -90,14 +94,26 @@ def write_own_data(folder):
         {"image": "page.png", "prompt": f"<image>Which digit is number {index}?", "chosen": "7", "rejected": "8"}
         for index in range(60)
     ]
+    critiques = [
+        {
+            "image": "page.png",
+            "instruction": "<image>Is the solution right?",
+            "input": f"Question:\nWhich digit is number {index}?\n\nSolution:\n{index % 10}",
+            "output": f"It is 7. Conclusion: {'right' if index % 10 == 7 else 'wrong'} [END]",
+        }
+        for index in range(60)
+    ]
+    (folder / "critiques.jsonl").write_text("".join(json.dumps(one) + "\n" for one in critiques), encoding="utf-8")
     (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
 
 
 def write_earlier_runs(recipe, folder):
-    """Writes what earlier runs would have left where the recipe looks for it: the bundled model, moved a bit."""
+    """Writes what earlier runs would have left where the recipe looks: the bundled model, moved a bit, and ledgers."""
     places = re.findall(r": (runs/[\w/]+)", recipe.read_text(encoding="utf-8"))
     for seed, place in enumerate(dict.fromkeys(places)):
-        if not (folder / place).exists():
+        if place.endswith("/ledger"):
+            write_ledger(folder / place, solutions(40, right=lambda number, index: number % 3 == index))
+        elif not (folder / place).exists():
             perturbed(folder / place, seed)
 
 
@@ -167,6 +183,16 @@ def test_a_recipe_takes_two_steps(recipe, finished, tmp_path, capsys):
     assert yaml.safe_load(saved.read_text(encoding="utf-8"))["about"] == about
 
 
+@pytest.mark.parametrize("recipe", TEACHERS, ids=name_of)
+def test_a_teacher_that_is_not_there_is_named(recipe, finished, tmp_path, capsys):
+    write_earlier_runs(recipe, tmp_path)
+    shutil.rmtree(tmp_path / "runs" / "teacher")  # what it would write itself
+    nobody = ["--model.endpoint.url", "http://127.0.0.1:9/v1", "--model.limits.attempts", "1"]
+    assert main(["predict", "--config", name_of(recipe), *nobody]) == 2
+    assert "http://127.0.0.1:9/v1" in capsys.readouterr().err
+    assert finished == []
+
+
 @pytest.mark.parametrize("recipe", MERGES, ids=name_of)
 def test_a_merge_runs_as_it_stands_on_the_models_it_names(recipe, merge_material, tmp_path, capsys):
     write_earlier_runs(recipe, tmp_path)
@@ -179,6 +205,22 @@ def test_a_merge_runs_as_it_stands_on_the_models_it_names(recipe, merge_material
     assert report["merged"] >= 40
     assert any(weight.get("change") for weight in report["weights"])
     AutoModelForImageTextToText.from_pretrained("merged")
+
+
+@pytest.mark.parametrize("recipe", PIPELINES, ids=name_of)
+def test_the_stages_of_a_pipeline_take_their_options(recipe, finished, tmp_path, capsys):
+    stages = [stage["name"] for stage in CONTENTS[recipe]["stages"]]
+    status = main(["pipeline", "--config", name_of(recipe), "--dry_run"])
+    told = capsys.readouterr()
+    assert status == 0, told.err
+    labels = [line.partition(": lit-vlm ")[0].partition("-") for line in told.out.strip().splitlines()]
+    assert {name for _, _, name in labels} == set(stages)
+    assert {number for number, _, _ in labels} == set(map(str, range(1, CONTENTS[recipe].get("rounds", 1) + 1)))
+    assert not Path("runs").exists()
+
+
+def test_there_are_pipelines():
+    assert len(PIPELINES) >= 2
 
 
 def test_there_are_merges():

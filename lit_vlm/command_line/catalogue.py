@@ -25,11 +25,11 @@ class Recipe:
     about: dict[str, str]
     """What the recipe says of itself: method, paper, fidelity, summary."""
     verb: str
-    """What runs it: ``fit`` or ``merge``."""
+    """What runs it: ``fit``, ``merge`` or ``pipeline``."""
     paradigm: str
-    """Class of the model section; of a merge, its operation."""
+    """Class of the model section; of a merge its operation, of a pipeline the verbs of its stages."""
     data: str
-    """Class of the data section; a merge has ``weights``."""
+    """Class of the data section; a merge has ``weights``, a pipeline ``stages``."""
 
 
 def shipped_recipes() -> list[Recipe]:
@@ -88,7 +88,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: this is not valid YAML: {fault}") from fault
     if not isinstance(content, dict):
         raise UserError(
-            f"{path}: a configuration is a mapping with model, data and trainer, or merge; this is {content!r:.60}"
+            f"{path}: a configuration is a mapping with model, data and trainer, with merge, or with stages; "
+            f"this is {content!r:.60}"
         )
     return content
 
@@ -97,6 +98,10 @@ def _recipe(name: str, path: Path, content: dict[str, Any]) -> Recipe:
     merge = content.get("merge")
     if isinstance(merge, dict):
         return Recipe(name, path, content["about"], "merge", _class_name(merge, "operation"), "weights")
+    stages = content.get("stages")
+    if isinstance(stages, list):
+        verbs = ", ".join(str(stage.get("verb")) for stage in stages if isinstance(stage, dict))
+        return Recipe(name, path, content["about"], "pipeline", verbs, "stages")
     return Recipe(name, path, content["about"], "fit", _class_name(content, "model"), _class_name(content, "data"))
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from lit_vlm.command_line.catalogue import find_config, read_yaml
 from lit_vlm.interfaces.errors import UserError
 
-MERGE = "merge"
+MERGE, PIPELINE = "merge", "pipeline"
+STAGES = "stages"
+"""What the recipe of a pipeline holds."""
 
 
 def with_found_configs(verb: str, arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
@@ -44,6 +46,12 @@ def _check(verb: str, path: Path) -> None:
     content = read_yaml(path)
     if "config" in content:
         raise UserError(f"{path}: a recipe may not hold 'config'; borrow parts by path, or pass --config twice")
+    if verb != PIPELINE and STAGES in content:
+        start = f"lit-vlm pipeline --config {path}"
+        raise UserError(f"{path}: this recipe is a pipeline of several runs; start it with '{start}'")
+    if verb == PIPELINE and STAGES not in content:
+        start = f"lit-vlm {MERGE if MERGE in content else 'fit'} --config {path}"
+        raise UserError(f"{path}: this recipe is no pipeline, since it has no stages; start it with '{start}'")
     if verb == MERGE and MERGE not in content and {"model", "data", "trainer"} & set(content):
         raise UserError(f"{path}: this recipe is a run and no merge; start it with 'lit-vlm fit --config {path}'")
     if verb != MERGE and MERGE in content:

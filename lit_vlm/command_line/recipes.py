@@ -49,6 +49,7 @@ def readme() -> str:
         "Run one with `lit-vlm fit --config NAME`; every value can be overridden, such as "
         "`--model.backbone.checkpoint Qwen/Qwen2.5-VL-3B-Instruct`.",
         "Those without data, whose data are `weights`, run with `lit-vlm merge --config NAME --output FOLDER`.",
+        "Those whose data are `stages` are pipelines of several runs: `lit-vlm pipeline --config NAME`.",
         "`models/` holds parts that recipes borrow by path.",
         "",
         f"| {' | '.join(COLUMNS)} | what it does |",

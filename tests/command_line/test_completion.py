@@ -22,6 +22,7 @@ echo "${{COMPREPLY[*]}}"
         ("lit-vlm fit --trainer.max_e", "--trainer.max_epochs"),
         ("lit-vlm data --sa", "--samples"),
         ("lit-vlm data --split val", "validation"),
+        ("lit-vlm pipeline --on", "--only"),
     ],
 )
 def test_verbs_recipes_and_options_are_completed(words, expected, capsys, tmp_path):
