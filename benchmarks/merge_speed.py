@@ -1,7 +1,8 @@
 """Throughput of whole merges, ours against mergekit's and against copying files, on the same checkpoints.
 
-All three take turns on checkpoints of random weights, each time in a fresh process that has its libraries loaded, the
-first one changing from round to round. A merge is timed from the reading of its settings to its last byte on the disk
+All three take turns on checkpoints of random weights, each time in a fresh process that has merged small checkpoints of
+the same form in the same way before, so that its libraries are loaded; the first one changes from round to round. A
+merge is timed from the reading of its settings to its last byte on the disk
 (mergekit and ``cp`` leave files in the system's cache; they are written out before the clock stops), model card,
 tokenizer and hashes included. Throughput counts the bytes of weights read and written, in GB of 10**9 bytes a second:
 of two donors and a base, 3 are read and 1 written. ``cp`` reads and writes as many bytes as that merge: as many
@@ -40,9 +41,9 @@ from merge_sides import (
     remember,
     weight_bytes,
 )
-from synthetic_checkpoint import of_size, write
+from synthetic_checkpoint import Sizes, of_size, write
 
-WANTED = {"mergekit": 1.0, "copy": 0.5}
+WANTED = {"mergekit": 1.0}
 EVERYWHERE = [{"filter": "*", "value": 0.5}]
 
 
@@ -110,10 +111,11 @@ class Turn:
     own_pages: float = 0.0
 
 
-def merged(start: Callable[[], Merger], request: dict[str, Any], output: Path) -> Turn:
-    """Lets a fresh process merge."""
+def merged(start: Callable[[], Merger], warm_up: dict[str, Any], request: dict[str, Any], output: Path) -> Turn:
+    """Lets a fresh process merge, small checkpoints first."""
     merger = start()
     try:
+        merger.ask(warm_up)
         found = merger.ask(request)
     finally:
         merger.end()
@@ -144,20 +146,21 @@ class Bench:
         self._options = options
         self._models = models
         self._output = folder / "output"
-        self._recipe = folder / "merge.yaml"
+        self._small_output = folder / "small-output"
+        self._small = [folder / f"small-{place}" for place in range(len(models))]
+        for place, model in enumerate(self._small):
+            write(model, Sizes(), change_seed=place or None)
 
     def run(self, name: str) -> dict[str, list[Turn]]:
         """Takes turns with one operation."""
         operation = OPERATIONS[name]
         models = self._models[: operation.reads]
-        self._recipe.write_text(json.dumps({"merge": ours(operation, models)}))
-        threads = self._options.threads
-        request = {"config": theirs(operation, models, self._options.mergekit_dtype), "out": str(self._output)}
-        words = {"arguments": ["--config", str(self._recipe), "--output", str(self._output)]}
-        python = self._options.mergekit_python
+        their_words, our_words = self._requests(operation, models, self._output)
+        their_warm_up, our_warm_up = self._requests(operation, self._small[: operation.reads], self._small_output)
+        threads, python = self._options.threads, self._options.mergekit_python
         sides: dict[str, Callable[[], Turn]] = {
-            "mergekit": lambda: merged(lambda: mergekit(python, threads), request, self._output),
-            "ours": lambda: merged(lambda: lit_vlm(threads), words, self._output),
+            "mergekit": lambda: merged(lambda: mergekit(python, threads), their_warm_up, their_words, self._output),
+            "ours": lambda: merged(lambda: lit_vlm(threads), our_warm_up, our_words, self._output),
             "copy": lambda: copied(models, self._output),
         }
         found: dict[str, list[Turn]] = {side: [] for side in sides}
@@ -173,8 +176,17 @@ class Bench:
         self._prepare([])
         return found
 
+    def _requests(
+        self, operation: Operation, models: list[Path], output: Path
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        recipe = output.with_suffix(".json")
+        recipe.write_text(json.dumps({"merge": ours(operation, models)}))
+        request = {"config": theirs(operation, models, self._options.mergekit_dtype), "out": str(output)}
+        return request, {"arguments": ["--config", str(recipe), "--output", str(output)]}
+
     def _prepare(self, models: list[Path]) -> None:
-        shutil.rmtree(self._output, ignore_errors=True)
+        for output in (self._output, self._small_output):
+            shutil.rmtree(output, ignore_errors=True)
         for model in models:
             if self._options.cache == "cold":
                 forget(model)

@@ -1,18 +1,16 @@
 """mergekit's side of the benchmarks of merging: does what it is told over a pipe, in an interpreter that has mergekit.
 
-Every line read is a request in JSON: ``config`` as in mergekit's YAML and ``out`` for a merge by ``run_merge``, or
-``extract`` with a list of words for ``mergekit-extract-lora``. ``uniforms`` names a file of random numbers, tensor by
-tensor and donor by donor, that masks are drawn with in place of torch's. Every line written is the answer.
+A request has ``config`` as in mergekit's YAML and ``out`` for a merge by ``run_merge``, or ``extract`` with a list of
+words for ``mergekit-extract-lora``. ``uniforms`` names a file of random numbers, tensor by tensor and donor by donor,
+that masks are drawn with in place of torch's.
 """
 
 import contextlib
-import json
-import os
 import sys
-import time
 from collections.abc import Iterator
 
 import torch
+from answering import answer_requests
 from mergekit.config import MergeConfiguration
 from mergekit.io.tasks import LoaderCache
 from mergekit.merge import run_merge
@@ -54,30 +52,18 @@ def drawn_with(path: str | None) -> Iterator[None]:
             arithmetic.GeneralizedTaskArithmeticMerge.merge_group, torch.bernoulli = kept
 
 
-def answer(request: dict) -> dict:
-    """Does what is asked for, and times it."""
+def work(request: dict) -> None:
+    """Does what is asked for."""
     # Its cache of open checkpoints lives as long as the process.
     LoaderCache.loaders.clear()
-    start = time.perf_counter(), time.process_time()
     if "extract" in request:
         extract_lora.main(request["extract"], standalone_mode=False)
     else:
         options = MergeOptions(quiet=True, **request.get("options", {}))
         with drawn_with(request.get("uniforms")):
             run_merge(MergeConfiguration.model_validate(request["config"]), request["out"], options)
-    return {"seconds": time.perf_counter() - start[0], "processor_seconds": time.process_time() - start[1]}
-
-
-def main() -> None:
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    torch.set_num_threads(int(sys.argv[1]))
-    out.write(json.dumps({"ready": True}) + "\n")
-    out.flush()
-    for line in sys.stdin:
-        out.write(json.dumps(answer(json.loads(line))) + "\n")
-        out.flush()
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(int(sys.argv[1]))
+    answer_requests(work)

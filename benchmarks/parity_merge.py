@@ -18,6 +18,8 @@ last place, and differences are counted.
 A coefficient that is a number holds for embedding and head in mergekit and not in ours, and anchors outside the layers
 differ; both are given rules here that say the same.
 
+Adapters of low rank out of two checkpoints are compared as well; see ``parity_merge_adapter.py``.
+
     python benchmarks/parity_merge.py --mergekit_python MERGEKIT/bin/python
 """
 
@@ -35,6 +37,8 @@ from pathlib import Path
 
 import torch
 from merge_sides import Merger, add_mergekit_option, mergekit, refuse_without_mergekit
+from parity_merge_adapter import TOLERANCE as ADAPTER_TOLERANCE
+from parity_merge_adapter import AdapterGap, adapter_gap
 from parity_merge_cases import Case, configuration, delta_cases, recipe, value_cases
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -198,6 +202,9 @@ KINDS = (
     Kind("bfloat16", Sizes(), "bfloat16"),
     Kind("bfloat16, tied", Sizes(tied=True), "bfloat16"),
 )
+EXTRACTION = "extract_lora"
+RANKS = (4, 16, 64)
+"""Of adapters; with the last, factors hold the whole of each difference."""
 VLM = Kind("Qwen2.5-VL, float32", Sizes(tied=True, vision_depth=2), "float32")
 
 
@@ -245,6 +252,11 @@ class Bench:
             merge.run("merge", ["--config", str(path), "--output", str(outputs["ours"])])
         return compare(case, outputs["ours"], outputs["theirs"], plan)
 
+    def adapter_gap(self, kind: Kind, rank: int, seed: int) -> AdapterGap:
+        """Extracts adapters from one kind of checkpoint."""
+        base, tuned, *_ = self._models(kind, seed)
+        return adapter_gap(self._folder, self._merger, base, tuned, rank)
+
     def _models(self, kind: Kind, seed: int) -> list[Path]:
         if (kind.name, seed) not in self._written:
             models = [self._folder / f"{kind.name.replace(', ', '-')}-{seed}-{place}" for place in range(4)]
@@ -264,44 +276,69 @@ def line(case: Case) -> str:
     return ", ".join([*words, *([case.told] if case.told else [])]) or "-"
 
 
+def compare_merges(bench: Bench, cases: list[Case], seeds: int) -> list[str]:
+    """Prints a table of merges; returns those that differ."""
+    print("| operation | settings | float32 | bfloat16: units in the last place | differ | equal at a cut |")
+    print("| --- | --- | --- | --- | --- | --- |", flush=True)
+    failed, worst = [], 0.0
+    for place, case in enumerate(cases):
+        found = {name: Gap() for name in DTYPES}
+        for seed in range(seeds):
+            for kind in runs(case, place):
+                found[kind.dtype].take(bench.gap(case, kind, seed))
+        single, half = found["float32"], found["bfloat16"]
+        rounded = (
+            f"{half.units} | {half.differ} of {half.numbers} | {half.left_out} |" if half.numbers else "- | - | - |"
+        )
+        # A NaN must not pass.
+        bad = not single.largest <= TOLERANCE or half.units > 1
+        mark = f" DIFFERS at {single.where} or {half.where}" if bad else ""
+        print(f"| {case.theirs} | {line(case)} | {single.largest:.1e} | {rounded}{mark}", flush=True)
+        worst = max(worst, single.largest)
+        failed += [f"{case.theirs} ({line(case)})"] if bad else []
+    print(f"\nlargest of all in float32: {worst:.1e}, at most {TOLERANCE:.0e} wanted")
+    return failed
+
+
+def compare_adapters(bench: Bench, seeds: int) -> list[str]:
+    """Prints a table of adapters; returns those that differ."""
+    print("\nproducts of adapters' factors, largest relative differences; relative errors of all products together\n")
+    print("| checkpoints | rank | modules | apart | error of ours | of mergekit's | mergekit's other tensors |")
+    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    failed = []
+    for kind in KINDS:
+        for rank in RANKS:
+            for seed in range(seeds):
+                found = bench.adapter_gap(kind, rank, seed)
+                bad = not found.largest <= ADAPTER_TOLERANCE[kind.dtype] or not found.ours <= found.theirs + 1e-6
+                mark = " DIFFERS" if bad else ""
+                print(f"| {kind.name} | {rank} | {found.line} |{mark}", flush=True)
+                failed += [f"adapter of rank {rank}, {kind.name}"] if bad else []
+    return failed
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_mergekit_option(parser)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--operations", nargs="+", help="as mergekit names them; by default all")
+    parser.add_argument("--operations", nargs="+", help="as mergekit names them, and extract_lora; by default all")
     options = parser.parse_args()
     version = refuse_without_mergekit(options.mergekit_python, __file__)
     logging.getLogger("lit_vlm").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     print(f"mergekit {version}, torch {torch.__version__}, {options.seeds} seeds; largest absolute differences\n")
-    print("| operation | settings | float32 | bfloat16: units in the last place | differ | equal at a cut |")
-    print("| --- | --- | --- | --- | --- | --- |", flush=True)
-    cases = [case for case in (*value_cases(), *delta_cases()) if case.theirs in (options.operations or [case.theirs])]
-    failed, worst = [], 0.0
+    wanted, failed = options.operations, []
+    cases = [case for case in (*value_cases(), *delta_cases()) if wanted is None or case.theirs in wanted]
     merger = mergekit(options.mergekit_python, threads=1)
     try:
         with tempfile.TemporaryDirectory() as folder:
             bench = Bench(Path(folder), merger)
-            for place, case in enumerate(cases):
-                found = {name: Gap() for name in DTYPES}
-                for seed in range(options.seeds):
-                    for kind in runs(case, place):
-                        found[kind.dtype].take(bench.gap(case, kind, seed))
-                single, half = found["float32"], found["bfloat16"]
-                rounded = (
-                    f"{half.units} | {half.differ} of {half.numbers} | {half.left_out} |"
-                    if half.numbers
-                    else "- | - | - |"
-                )
-                # A NaN must not pass.
-                bad = not single.largest <= TOLERANCE or half.units > 1
-                mark = f" DIFFERS at {single.where} or {half.where}" if bad else ""
-                print(f"| {case.theirs} | {line(case)} | {single.largest:.1e} | {rounded}{mark}", flush=True)
-                worst = max(worst, single.largest)
-                failed += [f"{case.theirs} ({line(case)})"] if bad else []
+            if cases:
+                failed += compare_merges(bench, cases, options.seeds)
+            if wanted is None or EXTRACTION in wanted:
+                failed += compare_adapters(bench, options.seeds)
     finally:
         merger.end()
-    print(f"\nlargest of all in float32: {worst:.1e}, at most {TOLERANCE:.0e} wanted")
     if failed:
         print(f"DIFFERS: {'; '.join(failed)}", file=sys.stderr)
         sys.exit(1)
