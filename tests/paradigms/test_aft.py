@@ -164,6 +164,7 @@ if model.global_rank == 0:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(random_tiny_folder, tmp_path):
     one_steps, one = run_script(SCRIPT, tmp_path / "one.pt", random_tiny_folder, 1, 8)
     two_steps, two = run_script(SCRIPT, tmp_path / "two.pt", random_tiny_folder, 2, 4)
