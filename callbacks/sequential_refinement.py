@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from lit_vlm.callbacks.asked_samples import AskedSamples
 from lit_vlm.callbacks.readable_numbers import percent_text
-from lit_vlm.callbacks.rollout_callback import RolloutCallback
 from lit_vlm.functional.intervals import wilson_interval
 from lit_vlm.functional.majority_vote import vote_is_right
 from lit_vlm.functional.next_turn import FEEDBACK, next_turn
-from lit_vlm.interfaces.capabilities import ProbesPolicy, ServesSamples
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import Completion, Sample, Split
 
@@ -25,7 +20,7 @@ PREFIX = "turns/"
 TURN, MAJORITY, ORACLE = f"{PREFIX}exact_match_", f"{PREFIX}majority_", f"{PREFIX}oracle_"
 
 
-class SequentialRefinement(Callback):
+class SequentialRefinement(AskedSamples):
     """Asks held-out questions in several turns: after each answer the policy hears that it is wrong, and tries again.
 
     It hears so whether it is or not, since nobody knows who asks a new question. At the end of each validation and
@@ -53,73 +48,35 @@ class SequentialRefinement(Callback):
     """
 
     def __init__(self, turns: int = 3, feedback: str = FEEDBACK, samples: int = 256, batch_size: int = 64) -> None:
-        for name, value, least in (("turns", turns, 2), ("samples", samples, 1), ("batch_size", batch_size, 1)):
-            if value < least:
-                raise UserError(f"SequentialRefinement.{name} is {value}; give at least {least}")
+        if turns < 2:
+            raise UserError(f"SequentialRefinement.turns is {turns}; give at least 2")
         if not feedback.strip():
             raise UserError("SequentialRefinement.feedback is empty; give what the user says of each answer")
+        super().__init__(samples, batch_size)
         self.turns = turns
         self.feedback = feedback
-        self.samples = samples
-        self.batch_size = batch_size
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Checks that there is a policy to ask, and data to ask about.
+    def tell(self, sums: Sequence[float], split: Split, total: int) -> tuple[dict[str, float], str]:
+        """Makes shares of the counts.
 
         Raises:
-            UserError: There is not.
+            UserError: No sample has an answer to compare with.
         """
-        if not isinstance(pl_module, ProbesPolicy):
-            raise UserError(
-                f"SequentialRefinement asks a policy about samples, which {type(pl_module).__name__} does not offer; "
-                "leave it out, or train with a module that does, such as SFTModule"
-            )
-        data = _data(trainer)
-        if not isinstance(data, ServesSamples):
-            raise UserError(
-                f"SequentialRefinement reads single samples, which the data ({type(data).__name__}) do not serve; "
-                "leave it out, or give a DataModule of lit_vlm.data, such as DigitsReasoning"
-            )
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Asks validation samples."""
-        self._evaluate(trainer, pl_module, "validation")
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Asks test samples."""
-        self._evaluate(trainer, pl_module, "test")
-
-    def _evaluate(self, trainer: Trainer, pl_module: Any, split: Split) -> None:
-        samples = _data(trainer).prepared(split)
-        total = min(self.samples, len(samples))
-        rank, ranks = trainer.global_rank, trainer.world_size
-        own = range(rank, total, ranks)
-        # Questions that count, and of each turn: right answers, right majorities, right at any turn so far.
-        sums = torch.zeros(1 + 3 * self.turns, dtype=torch.float64)
-        with isolate_rng(), trainer.precision_plugin.val_step_context():
-            # Where ranks hold pieces of the weights, all must ask equally often: the first are asked again for that.
-            for call in range(math.ceil(math.ceil(total / ranks) / self.batch_size)):
-                places = own[call * self.batch_size : (call + 1) * self.batch_size]
-                rows = self._ask(pl_module, [samples[place] for place in places or (0,)])
-                if places:
-                    sums += rows
-        asked, *right = RolloutCallback.sum_over_ranks(trainer, sums).tolist()
+        asked, *right = map(round, sums)
         if not asked:
             raise UserError(
                 f"SequentialRefinement: none of the {total} {split} samples has an answer to compare with; leave it "
                 "out, or give other data"
             )
-        figures = figures_of(round(asked), [round(count) for count in right])
-        for name, value in figures.items():
-            pl_module.log(f"{split}/{name}", value, batch_size=1)
+        figures = figures_of(asked, right)
         by_turn = ", ".join(percent_text(figures[f"{TURN}{turn}"]) for turn in range(1, self.turns + 1))
-        rank_zero_info(
-            f"{split} in {self.turns} turns at step {trainer.global_step}, {round(asked)} questions | right by turn "
-            f"{by_turn} | majority {percent_text(figures[f'{MAJORITY}{self.turns}'])} | stopping when right "
+        return figures, (
+            f"in {self.turns} turns, {asked} questions | right by turn {by_turn} | majority "
+            f"{percent_text(figures[f'{MAJORITY}{self.turns}'])} | stopping when right "
             f"{percent_text(figures[f'{ORACLE}{self.turns}'])}"
         )
 
-    def _ask(self, pl_module: Any, samples: Sequence[Sample]) -> Tensor:
+    def ask(self, pl_module: Any, samples: Sequence[Sample]) -> Tensor:
         """Asks samples in all turns; returns how many count, and the sums of each kind by turn."""
         dialogues: list[list[Completion]] = [[] for _ in samples]
         asked = list(samples)
@@ -166,7 +123,3 @@ def figures_of(asked: int, right: Sequence[int]) -> dict[str, float]:
             figures[f"{name}{turn}"] = count / asked
             figures |= {f"{name}{turn}_low": low, f"{name}{turn}_high": high, f"{name}{turn}_total": float(asked)}
     return figures
-
-
-def _data(trainer: Any) -> Any:
-    return getattr(trainer, "datamodule", None)

@@ -130,7 +130,7 @@ def test_the_test_split_has_its_own_prefix() -> None:
 def test_ranks_ask_their_own_samples_equally_often(monkeypatch) -> None:
     sums = []
     monkeypatch.setattr(
-        "lit_vlm.callbacks.focus_box_evaluation.RolloutCallback.sum_over_ranks",
+        "lit_vlm.callbacks.asked_samples.RolloutCallback.sum_over_ranks",
         lambda trainer, value: sums.append(value) or value.clamp(min=1),
     )
     samples = [focus_sample(name) for name in "abc"]

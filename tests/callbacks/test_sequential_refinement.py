@@ -151,7 +151,7 @@ def test_the_test_split_has_its_own_prefix_and_a_line(caplog) -> None:
 def test_ranks_ask_their_own_samples_equally_often(monkeypatch) -> None:
     sums = []
     monkeypatch.setattr(
-        "lit_vlm.callbacks.sequential_refinement.RolloutCallback.sum_over_ranks",
+        "lit_vlm.callbacks.asked_samples.RolloutCallback.sum_over_ranks",
         lambda trainer, value: sums.append(value) or value,
     )
     samples = [question(name) for name in ("steady", "spoilt", "mended")]
