@@ -258,8 +258,12 @@ def test_pipelines_are_refused_by_the_verbs_of_runs(start, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "small", "told"),
     [
-        ("rejection_sampling", ["generate.data.train_size=16"], "strict_match"),
-        ("rise", ["first_turn.data.train_size=16", "second_turn.model.generation.completions=2"], "turns/majority_3"),
+        ("rejection_sampling", ["generate.data.train_size=16", "sft.data.batch_size=2"], "strict_match"),
+        (
+            "rise",
+            ["first_turn.data.train_size=16", "second_turn.model.generation.completions=2", "sft.data.batch_size=2"],
+            "turns/majority_3",
+        ),
     ],
 )
 def test_a_shipped_pipeline_runs_in_processes_of_its_own(name, small, told, tmp_path, monkeypatch, capsys):
