@@ -160,9 +160,10 @@ def test_no_whole_weight_is_read_where_pieces_do(operation, count, base, monkeyp
     monkeypatch.setattr(PieceThreads.over, "__kwdefaults__", {"step": 5})
     found = run(plan)
     assert not any(source.was_read for source in cut)
-    assert max(source.longest for source in cut) == 5
+    assert {source.longest for source in cut} == {5}
     for name, weight in wanted.items():
-        torch.testing.assert_close(found[name].tensor, weight.tensor, rtol=1e-2 if count == 2 else 0, atol=0)
+        # Sums over other pieces may move what is found from them by a unit in the last place of bfloat16.
+        torch.testing.assert_close(found[name].tensor, weight.tensor, rtol=2**-7 if count == 2 else 0, atol=0)
 
 
 def test_an_operation_is_fitted_once_to_all_merged_weights():
