@@ -31,9 +31,10 @@ from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.completion_scoring import CompletionScores
 from lit_vlm.models.media_features import MediaFeatures
 from lit_vlm.models.vision_language_model import GenerationSettings
-from lit_vlm.paradigms.base import VLMModule, run_seed
+from lit_vlm.paradigms.base import VLMModule
 from lit_vlm.paradigms.group_sampling import GroupSampling, WaitingGroups
 from lit_vlm.paradigms.optimization import OptimizerSettings
+from lit_vlm.paradigms.policy_module import run_seed
 from lit_vlm.paradigms.policy_update import Material, PolicyUpdate, UpdateSettings, policy_totals
 from lit_vlm.paradigms.reference_policy import ReferencePolicy, ReferenceSettings
 from lit_vlm.paradigms.rollout_figures import log_distributions, rollout_figures

@@ -20,8 +20,9 @@ from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.segment_classifier import SegmentClassifier, SegmentLogits, save_segment_classifier
 from lit_vlm.models.segment_encoding import SegmentEncoder
 from lit_vlm.models.tuning import summarise_parts
-from lit_vlm.paradigms.base import VLMModule, run_seed
+from lit_vlm.paradigms.base import VLMModule
 from lit_vlm.paradigms.optimization import OptimizerSettings
+from lit_vlm.paradigms.policy_module import run_seed
 
 
 class SegmentRewardModule(VLMModule):
