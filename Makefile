@@ -18,7 +18,7 @@ quickstart: $(READY)
 	$(RUN)/lit-vlm fit --config quickstart
 
 test: $(READY)
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(READY)
 	$(RUN)/ruff check .

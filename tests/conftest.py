@@ -8,6 +8,9 @@ from collections.abc import Callable
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # No test may wait for a hub that is out of reach.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Test processes side by side have a core each.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
 
