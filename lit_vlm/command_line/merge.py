@@ -21,13 +21,13 @@ from lit_vlm.command_line.found_configs import with_found_configs
 from lit_vlm.command_line.null_values import deepen_nulls
 from lit_vlm.command_line.parse_errors import explain
 from lit_vlm.command_line.short_names import import_named_classes
+from lit_vlm.functional.shard_writer import check_output
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.merging.merge_adapter import AdapterSummary, write_adapter
 from lit_vlm.merging.merge_output import MergeSummary, write_merge
 from lit_vlm.merging.merge_plan import MergePlan, plan_merge
 from lit_vlm.merging.merge_settings import MergeSettings
 from lit_vlm.merging.merge_vector import VectorSummary, write_merged_vector
-from lit_vlm.merging.shard_writer import check_output
 from lit_vlm.merging.weight_figures import WeightFigures
 from lit_vlm.models.checkpoint_tensors import open_checkpoint
 from lit_vlm.models.linear_names import linear_names

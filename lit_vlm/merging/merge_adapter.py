@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lit_vlm.functional.shard_writer import check_output
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.merging.low_rank import low_rank_pair
 from lit_vlm.merging.merge_output import CARD, hashed_sources
@@ -21,7 +22,6 @@ from lit_vlm.merging.merge_plan import MergePlan
 from lit_vlm.merging.merge_report import write_report
 from lit_vlm.merging.merge_run import merged_weights, refuse_zero_deltas
 from lit_vlm.merging.model_card import model_card
-from lit_vlm.merging.shard_writer import check_output
 from lit_vlm.merging.weight_figures import WeightFigures
 
 CONFIGURATION, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

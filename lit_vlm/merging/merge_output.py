@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from lit_vlm.functional.shard_writer import ShardWriter, TensorSpec, parse_size
 from lit_vlm.interfaces.weights import ModelReference
 from lit_vlm.merging.companion_files import copy_companions, write_configuration
 from lit_vlm.merging.merge_plan import MergePlan
@@ -17,7 +18,6 @@ from lit_vlm.merging.merge_report import FigureLog, write_report
 from lit_vlm.merging.merge_run import bytes_read, merged_weights, refuse_zero_deltas
 from lit_vlm.merging.model_card import MergeSource, model_card
 from lit_vlm.merging.read_ahead import read_ahead
-from lit_vlm.merging.shard_writer import ShardWriter, TensorSpec, parse_size
 from lit_vlm.merging.weight_figures import WeightFigures
 
 CARD = "README.md"

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lit_vlm.functional.shard_writer import TensorSpec
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.merging.merge_output import hashed_sources
 from lit_vlm.merging.merge_plan import MergePlan
 from lit_vlm.merging.merge_run import merged_weights, refuse_zero_deltas
 from lit_vlm.merging.saved_vector import VectorDescription, write_vector
-from lit_vlm.merging.shard_writer import TensorSpec
 from lit_vlm.merging.weight_figures import WeightFigures
 
 

@@ -15,8 +15,8 @@ from uuid import uuid4
 from torch import Tensor
 
 from lit_vlm.functional.safetensors_source import SafetensorsSource
+from lit_vlm.functional.shard_writer import ShardWriter, TensorSpec, parse_size
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.merging.shard_writer import ShardWriter, TensorSpec, parse_size
 
 DESCRIPTION, STEM = "vector.json", "vector"
 VERSION = 1

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from lit_vlm.functional.shard_writer import TensorSpec
 from lit_vlm.functional.weight_coefficients import CoefficientRule
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.weights import ModelReference
 from lit_vlm.merging.merge_plan import MergePlan, plan_merge
 from lit_vlm.merging.merge_settings import Donor, MergeSettings, NamePair
 from lit_vlm.merging.saved_vector import VectorDescription, write_vector
-from lit_vlm.merging.shard_writer import TensorSpec
 from lit_vlm.merging.slerp import Slerp
 from tests.merging.material import TOKENS, Added, Mean, MemorySource, opener, run_plan, text_model, vlm
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from lit_vlm.functional.shard_writer import TensorSpec
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.merging.saved_vector import VectorDescription, open_vector, write_vector
-from lit_vlm.merging.shard_writer import TensorSpec
 
 NAME, OTHER = "layers.0.mlp.up_proj.weight", "norm.weight"
 DIFFERENCES = {NAME: torch.tensor([[0.5, -1.0], [0.25, 3.0]]), OTHER: torch.tensor([1.0, 2.0])}

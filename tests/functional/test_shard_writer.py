@@ -13,8 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lit_vlm.functional.shard_writer import ShardWriter, TensorSpec, parse_size, plan_shards
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.merging.shard_writer import ShardWriter, TensorSpec, parse_size, plan_shards
 
 
 def spec(name: str, *shape: int, dtype: torch.dtype = torch.uint8) -> TensorSpec:
@@ -160,7 +160,7 @@ def test_a_killed_process_leaves_no_checkpoint_and_its_shards_are_used(tmp_path:
     program = """
         import os, signal, sys, torch
         from pathlib import Path
-        from lit_vlm.merging.shard_writer import ShardWriter, TensorSpec
+        from lit_vlm.functional.shard_writer import ShardWriter, TensorSpec
         tensors = [TensorSpec(name, torch.uint8, (4,)) for name in "abc"]
         with ShardWriter(Path(sys.argv[1]), tensors, 4, "f") as writer:
             for tensor in writer.unwritten():

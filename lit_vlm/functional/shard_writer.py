@@ -47,18 +47,22 @@ class TensorSpec:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def parse_size(text: str | int) -> int:
+def parse_size(text: str | int, option: str = "largest_shard") -> int:
     """Reads a size such as ``5GB`` (decimal), ``512MiB`` (binary) or ``1000000`` as bytes.
+
+    Args:
+        text: The size.
+        option: What messages call it.
 
     Raises:
         UserError: It is no size, or below one byte.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(text))
     if match is None or match[2].upper() not in UNITS:
-        raise UserError(f"largest_shard is {text!r}; give a size such as 5GB, 500MB or 2GiB")
+        raise UserError(f"{option} is {text!r}; give a size such as 5GB, 500MB or 2GiB")
     size = int(float(match[1]) * UNITS[match[2].upper()])
     if size < 1:
-        raise UserError(f"largest_shard is {text!r}; give at least one byte, such as 5GB")
+        raise UserError(f"{option} is {text!r}; give at least one byte, such as 5GB")
     return size
 
 
@@ -183,11 +187,11 @@ class ShardWriter:
         if extra_files is not None:
             extra_files(self.partial)
         for path in self.partial.iterdir():
-            _sync(path)
+            sync_to_disk(path)
         (self.partial / STATE).unlink()
-        _sync(self.partial)
+        sync_to_disk(self.partial)
         self.partial.rename(self.output)
-        _sync(self.output.parent)
+        sync_to_disk(self.output.parent)
 
     def _begin(self) -> None:
         state = self.partial / STATE
@@ -232,7 +236,7 @@ class ShardWriter:
 
     def _complete(self) -> None:
         self._close()
-        _sync(self._unfinished())
+        sync_to_disk(self._unfinished())
         self._unfinished().rename(self._path(self._shard))
         self._advance()
 
@@ -292,7 +296,7 @@ def _plan_digest(shards: Sequence[Sequence[TensorSpec]], stem: str) -> str:
     return sha256(json.dumps(told).encode()).hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
     """Waits until a file or the list of a folder's files is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
