@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, Strategy
 
 from lit_vlm.callbacks.run_folder import is_trial_run, run_folder
+from lit_vlm.functional.training_card import CARD, TrainedModel, read_report, training_card
 from lit_vlm.interfaces.capabilities import Exportable
 from lit_vlm.interfaces.errors import UserError
 
@@ -25,6 +28,9 @@ class ExportModel(Callback):
 
     def __init__(self, folder: str | None = None) -> None:
         self.folder = folder
+        self.configuration: Mapping[str, Any] | None = None
+        """The resolved recipe, which the command line tells; without it no model card is written."""
+        self._run = Path()
         self._target: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -43,9 +49,11 @@ class ExportModel(Callback):
         if _cuts_weights_up(trainer.strategy):
             raise UserError(
                 f"ExportModel cannot put together the weights that {type(trainer.strategy).__name__} cuts up; remove "
-                "it from trainer.callbacks (checkpoints hold the weights all the same), or give trainer.strategy ddp"
+                "it from trainer.callbacks and write the model from a checkpoint with lit-vlm export, or give "
+                "trainer.strategy ddp"
             )
         folder = run_folder(trainer)
+        self._run = folder
         self._target = Path(self.folder) if self.folder is not None else folder / "model"
         if self._target.exists():
             raise UserError(
@@ -67,13 +75,28 @@ class ExportModel(Callback):
         pl_module.export(partial)
         trainer.strategy.barrier("export_model_end")
         if trainer.is_global_zero:
+            self._write_card(trainer, partial)
             partial.rename(self._target)
             print(f"exported the model to {self._target}", flush=True)
         # Nobody goes on before the folder is there.
         trainer.strategy.barrier("export_model_renamed")
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the model card again, since a report may come after the export."""
+        if self._target is not None and self._target.is_dir() and trainer.is_global_zero:
+            self._write_card(trainer, self._target)
+
+    def _write_card(self, trainer: Trainer, folder: Path) -> None:
+        if self.configuration is None:
+            return
+        kind: Literal["model", "adapter"] = "adapter" if (folder / "adapter_config.json").exists() else "model"
+        told = TrainedModel(self.configuration, kind, read_report(self._run), trainer.global_step)
+        partial = folder / f".{CARD}"
+        partial.write_text(training_card(told), encoding="utf-8")
+        partial.replace(folder / CARD)
+
 
 def _cuts_weights_up(strategy: Strategy) -> bool:
     if isinstance(strategy, DeepSpeedStrategy):
         return strategy.zero_stage_3
-    return isinstance(strategy, FSDPStrategy | ModelParallelStrategy)
+    return isinstance(strategy, FSDPStrategy)

@@ -18,10 +18,13 @@ VERBS = {
     "test": ("training", "measure a model on the test split"),
     "predict": ("training", "write a model's completions to a ledger, and tell pass@k"),
     "merge": ("merge", "compute a model from the weights of others: lit-vlm merge --config NAME --output FOLDER"),
+    "export": ("export", "write a trained model for other programs: lit-vlm export RUN --output FOLDER"),
     "pipeline": ("pipeline", "run the stages of a recipe over rounds: lit-vlm pipeline --config pipelines/NAME"),
+    "doctor": ("doctor", "check a recipe on its model and data before a run: lit-vlm doctor --config quickstart"),
     "data": ("data", "look into a recipe's data as its model gets them: lit-vlm data --config quickstart"),
     "recipes": ("recipes", "list the recipes that ship with lit-vlm; 'recipes show NAME' prints one"),
     "tiny": ("tiny", "build an untrained tiny VLM: lit-vlm tiny FOLDER"),
+    "repeat": ("repeat", "run a step again that was infinite or NaN: lit-vlm repeat RUN/faults/STEP"),
     "completion": ("completion", "print a completion script: lit-vlm completion bash|zsh"),
 }
 

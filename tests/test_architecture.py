@@ -30,6 +30,7 @@ ARROWS = {
     **{part: {*SHARED, part} for part in PARTS},
     "callbacks": {*SHARED, "callbacks"},
     "paradigms": {*SHARED, *PARTS, "paradigms"},
+    "health": {*SHARED, *PARTS, "callbacks.vision_probes", "paradigms", "health"},
     "command_line": {*SHARED, "callbacks", "command_line", "paradigms.base", "data.vlm_data_module"},
 }
 # Single files of a room that may do more than their neighbours, and why.
@@ -40,6 +41,12 @@ EXTRA_ARROWS = {
     "command_line.own_candidates": {"data", "models", "rollouts"},
     # Attempts at the focus scenes are what a model writes at an embedded task.
     "command_line.focus_attempts": {"data", "models", "rollouts", "synthesis"},
+    # A step is repeated by the Trainer, without data or recipe of its own.
+    "command_line.repeat": {"paradigms.policy_module", "paradigms.repeated_fault"},
+    # An export reads a run's checkpoint, without a Trainer and so without a paradigm.
+    "command_line.export": {"models.model_export"},
+    # It hands the checks what they are made with, and shows what they found.
+    "command_line.doctor": {"health"},
     # A merge has no Trainer and so no paradigm; what it is given comes from a checkpoint.
     "command_line.merge": {"merging", "models.checkpoint_tensors", "models.linear_names"},
 }
@@ -48,7 +55,7 @@ COMMAND_LINE_FILES = {"cli", "__main__"}
 # Foreign libraries, and the rooms or files where each may come in. The standard library and torch may go everywhere.
 ANYWHERE = {*sys.stdlib_module_names, "torch"}
 DOORS = {
-    "PIL": {"functional", "data", "synthesis", "callbacks"},
+    "PIL": {"functional", "data", "synthesis", "callbacks", "rollouts.vllm_server.backend"},
     "bitsandbytes": {"models"},
     "datasets": {"data"},
     "decord": {"functional.media"},
@@ -63,14 +70,14 @@ DOORS = {
     "pyarrow": {"functional.ledger_files", "data"},
     "rich": {"callbacks", "command_line"},
     "rouge_score": {"parsing"},
-    "safetensors": {"functional.safetensors_folder", "models", "merging"},
+    "safetensors": {"functional.safetensors_folder", "models", "merging", "rollouts.vllm_server"},
     "sklearn": {"data"},
     "tensorboard": {"callbacks"},
     "tokenizers": {"models"},
     "torchmetrics": {"evaluation"},
     "torchvision": {"models"},
     "transformers": {"models"},
-    "vllm": {"rollouts.vllm_engine"},
+    "vllm": {"rollouts.vllm_server"},
     "yaml": {"command_line"},
 }
 
@@ -254,7 +261,7 @@ def sources() -> dict[str, str]:
         ("lit_vlm/__init__.py", "from lit_vlm.cli import main", "lit_vlm.cli.main"),
         ("lit_vlm/paradigms/x.py", "import transformers", "transformers; its doors are models"),
         ("lit_vlm/data/x.py", "from peft import LoraConfig", "peft.LoraConfig; its doors are models"),
-        ("lit_vlm/rollouts/x.py", "import vllm", "vllm; its doors are rollouts.vllm_engine"),
+        ("lit_vlm/rollouts/x.py", "import vllm", "vllm; its doors are rollouts.vllm_server"),
         ("lit_vlm/models/x.py", "import lightning.pytorch", "lightning.pytorch; its doors are"),
         ("lit_vlm/models/x.py", "import einops", "einops; its doors are none"),
         ("lit_vlm/cleverness/x.py", "", "'cleverness' has no floor"),
@@ -274,7 +281,7 @@ def test_a_forbidden_import_is_reported(path, line, told):
         ("lit_vlm/rewards/x.py", "from . import answer_correctness\nfrom .answer_correctness import AnswerCorrectness"),
         ("lit_vlm/paradigms/x.py", "from lit_vlm.models.backbone import Backbone\nfrom lightning import Trainer"),
         ("callbacks/x.py", "from lit_vlm.callbacks.progress import Progress\nfrom .progress import Progress"),
-        ("lit_vlm/rollouts/vllm_engine.py", "from vllm import LLM"),
+        ("lit_vlm/rollouts/vllm_server/x.py", "from vllm import LLM"),
         ("lit_vlm/cli.py", "from lit_vlm import __version__\nfrom lit_vlm.command_line.closest import did_you_mean"),
         ("lit_vlm/command_line/x.py", "from lit_vlm.cli import VERBS\nfrom lit_vlm.paradigms import base"),
     ],

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,11 @@ from lit_vlm.cli import main
 from lit_vlm.command_line.catalogue import shipped_recipes
 from lit_vlm.command_line.recipes import readme
 from lit_vlm.command_line.training import CommandLine
+from lit_vlm.models.tiny_vlm import TINY_FOLDER
 from lit_vlm.paradigms.weight_space import WeightSpaceModule
 from tests.data.ledger_material import solutions, write_ledger
 from tests.merging.perturbed_models import perturbed
+from tests.rollouts.policy_server import PolicyBackend, serving
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 CONTENTS = {path: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.rglob("*.yaml"))}
@@ -117,6 +120,16 @@ def write_earlier_runs(recipe, folder):
             perturbed(folder / place, seed)
 
 
+@contextmanager
+def rollout_server(recipe):
+    """Opens what a recipe samples with beside the policy, if anything, and gives the options that name it."""
+    if "VLLMRolloutEngine" not in recipe.read_text(encoding="utf-8"):
+        yield []
+        return
+    with serving(PolicyBackend(TINY_FOLDER)) as (address, _):
+        yield [f"--model.engine.servers={address}", "--model.engine.sampling.max_new_tokens=4"]
+
+
 @pytest.fixture
 def finished(monkeypatch, tmp_path):
     """The Trainers of the fits that came to their end, in a working folder of the test's own."""
@@ -169,7 +182,8 @@ def test_a_recipe_prints_its_configuration_by_name(recipe, finished, capsys):
 @pytest.mark.parametrize("recipe", RUNS, ids=name_of)
 def test_a_recipe_takes_two_steps(recipe, finished, tmp_path, capsys):
     write_earlier_runs(recipe, tmp_path)
-    status = main(["fit", "--config", str(recipe), *small_options(recipe)])
+    with rollout_server(recipe) as further:
+        status = main(["fit", "--config", str(recipe), *small_options(recipe), *further])
     assert status == 0, capsys.readouterr().err
     (trainer,) = finished
     learns = not isinstance(trainer.lightning_module, WeightSpaceModule)

@@ -17,6 +17,7 @@ MERGE_OPTIONS = (
     "--merge.target --merge.base --merge.vocabulary --merge.tied --merge.dtype --merge.device --merge.seed "
     "--merge.largest_shard"
 )
+EXPORT_OPTIONS = "--output --checkpoint --config --base --adapter --dtype --shard_size --overwrite --help --debug"
 PIPELINE_OPTIONS = "--config --output --only --dry_run --set --rerun --help --debug"
 SPLITS = "train validation test"
 
@@ -39,6 +40,8 @@ _lit_vlm() {{
         COMPREPLY=($(compgen -W "{data_options}" -- "$word"))
     elif [[ ${{COMP_WORDS[1]}} == merge && $word == -* ]]; then
         COMPREPLY=($(compgen -W "{merge_options}" -- "$word"))
+    elif [[ ${{COMP_WORDS[1]}} == export && $word == -* ]]; then
+        COMPREPLY=($(compgen -W "{export_options}" -- "$word"))
     elif [[ ${{COMP_WORDS[1]}} == pipeline && $word == -* ]]; then
         COMPREPLY=($(compgen -W "{pipeline_options}" -- "$word"))
     elif [[ $word == -* ]]; then
@@ -60,6 +63,7 @@ def run(verb: str, arguments: list[str]) -> int:
         options=OPTIONS,
         data_options=DATA_OPTIONS,
         merge_options=MERGE_OPTIONS,
+        export_options=EXPORT_OPTIONS,
         pipeline_options=PIPELINE_OPTIONS,
         splits=SPLITS,
     )

@@ -84,6 +84,11 @@ def explain_trainer(fault: Exception, settings: Mapping[str, Any]) -> str:
             f"--trainer.strategy: there is no strategy {strategy!r}{did_you_mean(str(strategy), known)}; "
             f"there are {', '.join(known)}"
         )
+    if "must have DeepSpeed installed" in text:
+        return (
+            f"--trainer.strategy: {strategy!r} needs DeepSpeed, which is not installed; run pip install deepspeed, or "
+            "give fsdp2, which cuts weights up without it"
+        )
     if option := re.search(r"Trainer\((\w+)=", text):
         name = option.group(1)
         return f"--trainer.{name}: {settings.get(name)!r} cannot be used: {text}"

@@ -6,35 +6,47 @@ import logging
 import os
 import sys
 import warnings
-import zipfile
 from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import namespace_to_dict, set_parsing_settings
 from lightning import LightningModule, Trainer
+from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.strategies import Strategy
 
+from lit_vlm.callbacks.atomic_checkpoint_io import AtomicCheckpointIO
 from lit_vlm.callbacks.bad_sample_report import BadSampleReport
+from lit_vlm.callbacks.checkpointing import Checkpointing
 from lit_vlm.callbacks.completion_ledger import CompletionLedger
+from lit_vlm.callbacks.export_model import ExportModel
+from lit_vlm.callbacks.non_finite_guard import NonFiniteGuard
 from lit_vlm.callbacks.parameter_table import ParameterTable
+from lit_vlm.callbacks.preemption import Preemption
 from lit_vlm.callbacks.progress import Progress
+from lit_vlm.callbacks.rank_watchdog import RankWatchdog
+from lit_vlm.callbacks.resumption import Resumption
+from lit_vlm.callbacks.run_plan import RunPlan
 from lit_vlm.callbacks.throughput import Throughput
 from lit_vlm.command_line.catalogue import read_yaml
+from lit_vlm.command_line.chosen_checkpoint import chosen_checkpoint
+from lit_vlm.command_line.empty_runs import refuse_empty_fit
 from lit_vlm.command_line.found_configs import with_found_configs
 from lit_vlm.command_line.null_values import deepen_nulls
 from lit_vlm.command_line.parse_errors import explain, explain_trainer
 from lit_vlm.command_line.short_names import import_named_classes
 from lit_vlm.data.vlm_data_module import VLMDataModule
+from lit_vlm.functional.parent_watch import end_with_parent
+from lit_vlm.functional.sharded_metadata import check_sharded, is_sharded
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.run_module import RunModule
 
 RUNS = "runs"
 VERBS = ("fit", "validate", "test", "predict")
-CHECKPOINT_WORDS = ("best", "last", "hpc")
-"""What ``ckpt_path`` may say in the place of a path; Lightning looks for the file."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -61,17 +73,33 @@ class CommandLine(LightningCLI):
         return {verb: LightningCLI.subcommands()[verb] for verb in VERBS}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Reads the command line; Lightning opens the checkpoint that it names right after.
+        """Reads the command line, and finds the checkpoint that it means.
 
         Raises:
-            UserError: ``ckpt_path`` is a remote address, nothing, an exported model, or another file.
+            UserError: ``ckpt_path`` is a remote address, nothing, an exported model, another file, or not whole; or the
+                run that it names has no checkpoint.
         """
         super().parse_arguments(parser, args)
-        _check_checkpoint(str(self.config[self.config.subcommand].get("ckpt_path") or ""))
+        self.continues = False
+        options = self.config[self.config.subcommand]
+        if options.get("ckpt_path"):
+            options.ckpt_path, self.continues = chosen_checkpoint(str(options.ckpt_path), options.trainer)
+            if is_sharded(Path(options.ckpt_path)):
+                check_sharded(Path(options.ckpt_path))
+        if options.get("weights_only") is False:
+            raise UserError("--weights_only false would run code that a checkpoint may hold; leave it out")
+
+    def _parse_ckpt_path(self) -> None:
+        """Leaves the options as they are: the recipe says them, not the checkpoint."""
 
     def instantiate_classes(self) -> None:
         """Builds model, data and Trainer; ``predict`` is told what to hash, and holds no completions in memory."""
         super().instantiate_classes()
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, ExportModel):
+                # As config.yaml has it: what it holds of numbers and defaults.
+                told = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+                callback.configuration = yaml.safe_load(told)
         if self.subcommand != "predict":
             return
         configuration = {name: namespace_to_dict(self._get(self.config, name)) for name in ("model", "data")}
@@ -94,36 +122,50 @@ class CommandLine(LightningCLI):
         defaults: list[tuple[type[Callback], type[Callback], bool]] = [
             (Throughput, Throughput, True),
             (BadSampleReport, BadSampleReport, True),
+            (NonFiniteGuard, NonFiniteGuard, self.subcommand == "fit"),
             (ParameterTable, ParameterTable, self.subcommand == "fit"),
+            (RunPlan, RunPlan, self.subcommand == "fit"),
             (ProgressBar, Progress, shows_progress),
             (CompletionLedger, CompletionLedger, self.subcommand == "predict"),
+            (Resumption, Resumption, self.subcommand == "fit"),
+            # For every verb, since checkpoints hold its state.
+            (Checkpoint, Checkpointing, self._saves),
+            # After the others, since they end the run.
+            (Preemption, Preemption, self._saves and self.subcommand == "fit"),
+            (RankWatchdog, RankWatchdog, True),
         ]
         extra = [
             build()
             for kind, build, applies in defaults
             if applies and not any(isinstance(callback, kind) for callback in given)
         ]
+        for callback in (*given, *extra):
+            if isinstance(callback, Checkpointing):
+                callback.continues = self.continues
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": extra}
+        options = {**options, "plugins": with_atomic_files(self._get(self.config_init, "trainer"))}
         try:
-            return super().instantiate_trainer(**options)
+            trainer = super().instantiate_trainer(**options)
         except (MisconfigurationException, ValueError) as fault:
             raise UserError(explain_trainer(fault, vars(self._get(self.config_init, "trainer")))) from fault
+        if self.subcommand == "fit":
+            refuse_empty_fit(trainer)
+        return trainer
+
+    @property
+    def _saves(self) -> bool:
+        """Whether runs that train save checkpoints."""
+        option = self._get(self.config_init, "trainer.enable_checkpointing")
+        return option is not False and not self._get(self.config_init, "trainer.barebones")
 
 
-def _check_checkpoint(path: str) -> None:
-    """Refuses checkpoints from the network, which would be unpickled, and what is none."""
-    if not path or path in CHECKPOINT_WORDS:
-        return
-    if "://" in path:
-        raise UserError(f"--ckpt_path: {path!r} is a remote address; download it and give the path of the file")
-    if not Path(path).exists():
-        raise UserError(f"--ckpt_path: there is no {path!r}; give a checkpoint that fit has written, such as *.ckpt")
-    if (Path(path) / "config.json").exists():
-        raise UserError(f"--ckpt_path: {path!r} is an exported model; give it as --model.backbone.checkpoint")
-    if Path(path).is_file() and not zipfile.is_zipfile(path):
-        raise UserError(
-            f"--ckpt_path: {path!r} is no checkpoint, or one that was cut short; give another that fit has written"
-        )
+def with_atomic_files(trainer: Any) -> list[Any]:
+    """Lists the Trainer's plugins, with that for whole checkpoints where the user brings none of their own."""
+    given = trainer.plugins
+    plugins = list(given) if isinstance(given, list) else [given] if given is not None else []
+    has_own = any(isinstance(plugin, CheckpointIO) for plugin in plugins)
+    brought = isinstance(trainer.strategy, Strategy) and trainer.strategy._checkpoint_io is not None
+    return plugins if has_own or brought else [*plugins, AtomicCheckpointIO()]
 
 
 def run(verb: str, arguments: list[str]) -> int:
@@ -132,6 +174,7 @@ def run(verb: str, arguments: list[str]) -> int:
     Raises:
         UserError: The command line, a recipe, or what they ask for is wrong.
     """
+    end_with_parent()
     words, name = prepare(verb, arguments)
     parse(CommandLine, verb, words, name)
     return 0

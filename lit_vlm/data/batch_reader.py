@@ -59,6 +59,16 @@ class BatchReader(Dataset[Reading[Batch]], Generic[Batch]):
             reading = self._read(indices)
         except UserError as fault:
             reading = Reading(fault=fault)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            # It was there when the run began.
+            reading = Reading(
+                fault=UserError(
+                    f"{error.filename} cannot be read any more: {error.strerror}; put it back as it was, and resume "
+                    "with --ckpt_path last"
+                )
+            )
         if self.gate is not None:
             self.gate.finish(reserved, reading.size)
         return reading

@@ -62,7 +62,10 @@ class ChatDataModule(VLMDataModule):
         coordinates: Space of boxes and points in answers: pixel, norm1 (0 to 1) or norm1000.
         max_image_pixels: Most pixels of an image; None for the reader's own limit, about 89 million.
         max_video_seconds: Longest video; None for the reader's own limit, three hours.
-        longest_record: Most bytes of a JSON record.
+        max_media_bytes: Most bytes of a media file; None for the reader's own limits, 256 MiB for an image and 16 GiB
+            for a video.
+        longest_record: Most bytes of a JSON record; a row of a columnar file, which may hold images, has four times as
+            many.
         check_media: Whether to look at all records and for all their media files when a split is opened, instead of
             at 256 of them, evenly spaced.
         options: As for every DataModule.
@@ -92,6 +95,7 @@ class ChatDataModule(VLMDataModule):
         coordinates: CoordinateSpace | None = None,
         max_image_pixels: int | None = None,
         max_video_seconds: float | None = None,
+        max_media_bytes: int | None = None,
         longest_record: int = LONGEST_RECORD,
         check_media: bool = False,
         **options: Any,
@@ -103,6 +107,7 @@ class ChatDataModule(VLMDataModule):
             "max_samples": max_samples,
             "max_image_pixels": max_image_pixels,
             "max_video_seconds": max_video_seconds,
+            "max_media_bytes": max_media_bytes,
             "longest_record": longest_record,
         }
         for name, limit in limits.items():
@@ -139,6 +144,7 @@ class ChatDataModule(VLMDataModule):
             "coordinates": coordinates,
             "max_image_pixels": max_image_pixels,
             "max_video_seconds": max_video_seconds,
+            "max_media_bytes": max_media_bytes,
         }
         self._opened: dict[Split, RecordSamples] = {}
 

@@ -86,13 +86,14 @@ class StepLoader:
         return len(self._plan)
 
     def __iter__(self) -> Iterator[TrainingBatch]:
-        # Lightning never exhausts a sized loader, so an epoch ends where the next begins.
-        if self._yielded and not self._is_resumed:
+        limit = self._limit()
+        end = len(self) if limit is None else min(len(self), limit)
+        # Lightning never exhausts a sized loader, so an epoch ends where the next begins; a run that resumes after the
+        # last batch asks for the next epoch.
+        if self._yielded and (self._yielded >= end or not self._is_resumed):
             self._epoch += 1
             self._yielded = 0
         self._is_resumed = False
-        limit = self._limit()
-        end = len(self) if limit is None else min(len(self), limit)
         already_seen = self._yielded % self._accumulation()
         start = self._epoch * end - self._behind
         window_start = start + self._yielded - already_seen

@@ -16,6 +16,7 @@ from lit_vlm.data.bad_samples import BadSampleLedger, BadSamplePolicy, check_lim
 from lit_vlm.data.batch_plans import BatchPlan, LengthGroupedBatches, ShardedBatches, TokenBudgetBatches
 from lit_vlm.data.bounded_loader import BoundedLoader
 from lit_vlm.data.evaluation_loader import EvaluationLoader
+from lit_vlm.data.first_batches import LooksAhead
 from lit_vlm.data.learned_turns import Learn, check_learn
 from lit_vlm.data.loader_options import Batching, check_at_least, check_batching, check_split
 from lit_vlm.data.predicted_samples import samples_left
@@ -41,7 +42,7 @@ from lit_vlm.interfaces.roles import SampleEncoder, SampleTransform
 Samples = Dataset[Sample]
 
 
-class VLMDataModule(LightningDataModule):
+class VLMDataModule(LooksAhead, LightningDataModule):
     """Serves samples of any dataset, encoded for the model at hand.
 
     A subclass says which samples a split has (``samples``) and which tasks they belong to (``tasks``). Training batches

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from lit_vlm.functional.dead_workers import dead_worker_error
 from lit_vlm.interfaces.errors import UserError
 
 Data = TypeVar("Data", bound=Dataset[Any])
@@ -100,14 +101,10 @@ def _told_of_dead_workers(source: Iterator[Any]) -> Iterator[Any]:
         except StopIteration:
             return
         except RuntimeError as fault:
-            if "DataLoader worker (pid" not in str(fault):
+            mistake = dead_worker_error(fault)
+            if mistake is None:
                 raise
-            # The cause says which signal it was, or nothing where the process was found missing.
-            reason = (str(fault.__cause__ or "").strip() or str(fault)).splitlines()[0]
-            raise UserError(
-                f"a process that reads data died ({reason.rstrip('.')}), most often for want of memory; lower "
-                "data.num_workers, data.prefetch_bytes or the size of batches"
-            ) from fault
+            raise mistake from fault
         yield item
 
 

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -20,6 +21,10 @@ MAX_IMAGE_PIXELS = 89_478_485
 MAX_ASPECT = 200
 """Most that the longer side of an image may be of the shorter: processors that scale by the shorter side would need
 gibibytes for a line of pixels."""
+MAX_IMAGE_BYTES = 1 << 28
+"""Longest file of an image whose reference sets no limit, 256 MiB."""
+MAX_VIDEO_BYTES = 1 << 34
+"""Longest file of a video whose reference sets no limit, 16 GiB."""
 MAX_VIDEO_SECONDS = 3 * 3600.0
 """Longest span of a video whose reference sets no limit."""
 
@@ -83,7 +88,7 @@ def open_image(reference: MediaRef) -> Image.Image:
     if reference.pil is not None:
         return _upright(reference.pil)
     source = io.BytesIO(reference.bytes) if reference.bytes is not None else resolve_media_path(reference)
-    _refuse_empty("image", reference)
+    _refuse_size("image", reference, MAX_IMAGE_BYTES)
     limit = MAX_IMAGE_PIXELS if reference.max_pixels is None else reference.max_pixels
     try:
         with _own_pixel_limit(), Image.open(source) as image:
@@ -131,10 +136,16 @@ def _name(reference: MediaRef) -> str:
     return repr(reference.path) if reference.path is not None else f"given as {len(reference.bytes or b''):,} bytes"
 
 
-def _refuse_empty(kind: str, reference: MediaRef) -> None:
+def _refuse_size(kind: str, reference: MediaRef, otherwise: int) -> None:
     size = resolve_media_path(reference).stat().st_size if reference.bytes is None else len(reference.bytes)
     if size == 0:
         raise UserError(f"the {kind} {_name(reference)} is empty")
+    limit = otherwise if reference.max_bytes is None else reference.max_bytes
+    if size > limit:
+        raise UserError(
+            f"the {kind} {_name(reference)} has {size:,} bytes, more than the {limit:,} allowed; make it smaller, or "
+            "raise data.max_media_bytes"
+        )
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -187,7 +198,7 @@ def _decode_file(reference: VideoRef, max_frames: int, wanted: float) -> tuple[l
     else:
         source = str(resolve_media_path(reference.file))
     name = _name(reference.file)
-    _refuse_empty("video", reference.file)
+    _refuse_size("video", reference.file, MAX_VIDEO_BYTES)
     decord.logging.set_level(decord.logging.QUIET)  # it would write beside the error that is raised here
     try:
         reader = decord.VideoReader(source, num_threads=1)
@@ -212,12 +223,29 @@ def _decode_file(reference: VideoRef, max_frames: int, wanted: float) -> tuple[l
     count = max(1, min(max_frames, round((last - first) / rate * wanted)))
     indices = [first + index for index in _spread(last - first, count)]
     try:
-        batch = reader.get_batch(indices)
+        # One frame tells how large they are, before memory is taken for all of them.
+        frames = [_pixels(reader[indices[0]])]
+        _refuse_large_frames(reference.file, frames[0])
+        if indices[1:]:
+            frames += list(_pixels(reader.get_batch(indices[1:])))
     except (decord.DECORDError, RuntimeError, OSError) as fault:
         raise UserError(f"cannot read frames of the video {name}: {_first_line(fault)}") from fault
-    # Readers differ in what they return: their own array, or one of NumPy or torch.
-    frames = batch.asnumpy() if hasattr(batch, "asnumpy") else numpy.asarray(batch)
     return [Image.fromarray(frame) for frame in frames], rate * len(indices) / (last - first)
+
+
+def _pixels(decoded: Any) -> numpy.ndarray:
+    # Readers differ in what they return: their own array, or one of NumPy or torch.
+    return decoded.asnumpy() if hasattr(decoded, "asnumpy") else numpy.asarray(decoded)
+
+
+def _refuse_large_frames(reference: MediaRef, frame: numpy.ndarray) -> None:
+    height, width = frame.shape[:2]
+    limit = MAX_IMAGE_PIXELS if reference.max_pixels is None else reference.max_pixels
+    if width * height > limit:
+        raise UserError(
+            f"the video {_name(reference)} has frames of {width:,} x {height:,} pixels, more than the {limit:,} "
+            "allowed; shrink it, or raise data.max_image_pixels"
+        )
 
 
 def _first_line(fault: Exception) -> str:

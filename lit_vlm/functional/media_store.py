@@ -11,6 +11,8 @@ import shutil
 from pathlib import Path
 from typing import BinaryIO
 
+from PIL import Image
+
 from lit_vlm.functional.media import open_image, resolve_media_path
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import MediaRef
@@ -43,7 +45,7 @@ class MediaStore:
             raise UserError(f"{reference.url!r} is a remote address; download it and give its path")
         if reference.path is not None:
             return self._put_file(resolve_media_path(reference))
-        content = _png(reference) if reference.bytes is None else reference.bytes
+        content = png_bytes(open_image(reference)) if reference.bytes is None else reference.bytes
         name = hashlib.sha256(content).hexdigest()
         self._keep(name, io.BytesIO(content))
         return name
@@ -80,7 +82,8 @@ class MediaStore:
         os.replace(partial, self.folder / name)
 
 
-def _png(reference: MediaRef) -> bytes:
+def png_bytes(image: Image.Image) -> bytes:
+    """Writes an image as a PNG file, which keeps every pixel."""
     buffer = io.BytesIO()
-    open_image(reference).save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()

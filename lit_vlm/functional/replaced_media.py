@@ -101,8 +101,13 @@ def _as_frames(video: VideoRef, most_frames: int) -> VideoRef:
     return VideoRef(frames=tuple(MediaRef(pil=frame) for frame in frames), fps=rate)
 
 
+def blank_picture(width: int, height: int) -> MediaRef:
+    """Makes a picture on which nothing is to be seen, in pixels."""
+    return MediaRef(pil=Image.new("RGB", (width, height), GREY))
+
+
 def _blank(reference: MediaRef) -> MediaRef:
-    return MediaRef(pil=Image.new("RGB", image_size(reference), GREY))
+    return blank_picture(*image_size(reference))
 
 
 def _fitted(picture: MediaRef, size: tuple[int, int]) -> MediaRef:

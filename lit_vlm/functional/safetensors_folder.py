@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lit_vlm.interfaces.errors import UserError
@@ -259,3 +260,11 @@ def _read_index(path: Path) -> dict[str, str]:
         if Path(file).name != file:
             raise UserError(f"{path} names {file!r}; the files of a checkpoint lie beside its index")
     return listed
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes one safetensors file, whole or not at all; tensors are copied to the CPU first."""
+    partial = path.with_name(f".{path.name}.partial")
+    # A copy of each: the format refuses tensors that share their memory.
+    save_file({name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}, partial)
+    os.replace(partial, path)

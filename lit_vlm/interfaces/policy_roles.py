@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from lit_vlm.interfaces.batches import PromptBatch
@@ -159,8 +162,64 @@ class GeneratingPolicy(ABC):
         """
 
 
+@runtime_checkable
+class SharesWeights(Protocol):
+    """A policy that hands its weights to programs that sample with a copy of them."""
+
+    @property
+    def weight_source(self) -> str:
+        """Folder or hub id that the weights were loaded from."""
+
+    def shared_adapter_rank(self) -> int | None:
+        """Tells what is handed over: an adapter of this rank, or, where None, all weights.
+
+        Raises:
+            UserError: Neither can be, as the weights are held.
+        """
+
+    def weight_buckets(self, dtype: torch.dtype, most_bytes: int, *, keep: bool) -> Iterator[bytes]:
+        """Yields the weights, or an adapter in one piece, as safetensors; every rank goes through all of them.
+
+        Args:
+            dtype: Type that the other side computes in; an adapter keeps its own.
+            most_bytes: Size of a bucket, but for a single weight that is larger.
+            keep: Whether this rank wants them; the others help to put them together, and get nothing.
+        """
+
+
+@dataclass(frozen=True)
+class EnginePrompt:
+    """A prompt as programs want it that process images themselves."""
+
+    token_ids: tuple[int, ...]
+    """With one placeholder for each image."""
+    whole: tuple[int, ...]
+    """With as many placeholders as there are feature rows, as the policy reads it."""
+    images: tuple[bytes, ...] = ()
+    """PNG files of the pixels that the policy's own processor is given, in order."""
+    processor: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the image processor that differ between runs, such as its bounds of size."""
+
+
+@runtime_checkable
+class WritesEnginePrompts(Protocol):
+    """An encoder that puts prompts as programs want them that process images themselves."""
+
+    def engine_prompts(self, prompts: PromptBatch) -> list[EnginePrompt]:
+        """Puts each prompt of a batch so.
+
+        Raises:
+            BadSampleError: A prompt has videos, or placeholders that do not stand together.
+        """
+
+
 class RolloutEngine(ABC):
     """Samples completions."""
+
+    @property
+    def has_own_weights(self) -> bool:
+        """Whether it samples with a copy of the weights, so that its log-probabilities differ from the policy's."""
+        return False
 
     @property
     @abstractmethod
@@ -178,6 +237,27 @@ class RolloutEngine(ABC):
 
         Raises:
             UserError: They do not.
+        """
+
+    def follow(  # noqa: B027 - optional
+        self,
+        policy: GeneratingPolicy,
+        encoder: SampleEncoder,
+        prompts: PromptBatch,
+        step: int,
+        sum_over_ranks: SumOverRanks,
+    ) -> None:
+        """Takes over the policy's present weights, where it has a copy of its own; every rank calls it in every round.
+
+        Args:
+            policy: The model.
+            encoder: Turns token ids into text.
+            prompts: Of the coming round on this rank, perhaps none.
+            step: Optimizer steps taken; the weights are the same while it is.
+            sum_over_ranks: Adds a tensor up over all ranks.
+
+        Raises:
+            UserError: The copy cannot be made, or does not compute what the policy does.
         """
 
     @abstractmethod

@@ -62,6 +62,8 @@ class MediaRef:
     """Width and height of the original in pixels, where known."""
     max_pixels: int | None = None
     """Most pixels it may decode to; None for the reader's own limit."""
+    max_bytes: int | None = None
+    """Most bytes that may be read of it; None for the reader's own limit."""
 
     def __post_init__(self) -> None:
         given = [name for name in ("path", "bytes", "url", "pil") if getattr(self, name) is not None]

@@ -1,6 +1,7 @@
 """Reads a checkpoint with a LoRA adapter on it, one weight at a time: ``W + s B A``.
 
-LoRA: Hu et al. (2021), ``s = alpha / r``; rsLoRA: Kalajdzievski (2023), ``s = alpha / sqrt(r)``.
+LoRA: Hu et al. (2021), ``s = alpha / r``; rsLoRA: Kalajdzievski (2023), ``s = alpha / sqrt(r)``; DoRA: Liu et al.
+(2024), whose rows have the lengths that it has learnt, ``m (W + s B A) / |W + s B A|``.
 
 Source:
     Names and settings as PEFT 0.18 saves them.
@@ -30,17 +31,18 @@ PLAIN_INITIALISATIONS = (True, False, "gaussian")
 """The others change the base's weights too."""
 KNOWN_SETTINGS = {
     *("peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision"),
-    *("inference_mode", "r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern"),
+    *("inference_mode", "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern"),
     *("target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern", "bias"),
     *("init_lora_weights", "megatron_core", "qalora_group_size", "ensure_weight_tying"),
 }
 """What plain LoRA may set; anything else that is set makes another kind of adapter."""
+MAGNITUDE = ".lora_magnitude_vector"
 SHOWN = 5
 MEND = "load it with peft, merge it into its base by an export with model.backbone.adapter.export merged, and give that"
 
 
 class AdapterTensors(WrappedTensors):
-    """The weights of a base with the changes of a plain LoRA adapter; changed ones are read as float32.
+    """The weights of a base with the changes of a LoRA, rsLoRA or DoRA adapter; changed ones are read as float32.
 
     Weights that the adapter holds in full (``modules_to_save``, biases) replace the base's.
 
@@ -59,6 +61,7 @@ class AdapterTensors(WrappedTensors):
         self._files = SafetensorsFolder(folder, stem=WEIGHTS.removesuffix(".safetensors"))
         self._factors: dict[str, tuple[str, str, float]] = {}
         """Name of a weight -> names of A and B, and the scale."""
+        self._magnitudes: dict[str, str] = {}
         self._replaced: dict[str, str] = {}
         self._find()
 
@@ -79,6 +82,8 @@ class AdapterTensors(WrappedTensors):
         if name in self._factors:
             inner, outer, scale = self._factors[name]
             whole.addmm_(self._files.read(outer).float(), self._files.read(inner).float(), alpha=scale)
+        if name in self._magnitudes:
+            whole *= (self._files.read(self._magnitudes[name]).float() / whole.norm(dim=1)).unsqueeze(1)
         return whole
 
     def digests(self) -> Mapping[str, str]:
@@ -104,6 +109,8 @@ class AdapterTensors(WrappedTensors):
                 self._replace(name, stored)
             elif factor == "A":
                 self._add(name, stored, target)
+            elif factor == "magnitude":
+                self._measure(name, stored)
         if lost:
             others = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
             raise UserError(
@@ -131,7 +138,18 @@ class AdapterTensors(WrappedTensors):
                 f"the adapter in {str(self._adapter)!r} has factors of shapes {second} and {first} for "
                 f"{target!r}, and {self.inner.label} has {whole}; give the adapter's own base model"
             )
+        if self._settings.get("use_dora") and _magnitude(inner) not in self._files.names:
+            raise UserError(f"the adapter in {str(self._adapter)!r} has {inner!r} without its magnitude; save it again")
         self._factors[name] = inner, outer, self._scale(target.removesuffix(".weight"), rank=first[0])
+
+    def _measure(self, name: str, stored: str) -> None:
+        shape, rows = self._files.stored(stored).shape, self.inner.shape(name)[:1]
+        if shape != rows or not self._settings.get("use_dora"):
+            raise UserError(
+                f"{stored!r} in {str(self._adapter)!r} has shape {shape}, which is no magnitude of DoRA for "
+                f"{self.inner.label}; give the adapter's own base model"
+            )
+        self._magnitudes[name] = stored
 
     def _scale(self, module: str, rank: int) -> float:
         told = _of_module(self._settings.get("rank_pattern"), module, self._settings["r"])
@@ -169,14 +187,20 @@ def _plain_settings(folder: Path) -> dict[str, Any]:
 
 
 def _meaning(stored: str, folder: Path) -> tuple[str, str | None]:
-    """Reads a name in an adapter's file: the weight in memory, and which factor of its change; None for all of it."""
+    """Reads a name in an adapter's file: the weight in memory, and which part of its change; None for all of it."""
     name = stored.removeprefix(PREFIX)
     factor = re.fullmatch(r"(.+)\.lora_([AB])\.weight", name)
+    if name != stored and name.endswith(MAGNITUDE):
+        return name.removesuffix(MAGNITUDE) + ".weight", "magnitude"
     if name == stored or (factor is None and "lora_" in name):
         raise UserError(f"{stored!r} in {str(folder)!r} is no part of a plain LoRA adapter; {MEND}")
     if factor is not None:
         return f"{factor[1]}.weight", factor[2]
     return ".".join(step for step in name.split(".") if step not in (*WRAPPERS, "modules_to_save")), None
+
+
+def _magnitude(inner: str) -> str:
+    return inner.replace(".lora_A.weight", MAGNITUDE)
 
 
 def _of_module(patterns: Mapping[str, Any] | None, module: str, otherwise: Any) -> Any:

@@ -150,14 +150,25 @@ def has_adapter(model: nn.Module) -> bool:
     return getattr(model, "peft_config", None) is not None
 
 
-def adapter_state(model: Any) -> dict[str, Tensor]:
-    """Returns the adapter's weights, under the names that PEFT saves."""
-    state = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
+def adapter_state(model: Any, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Returns the adapter's weights, under the names that PEFT saves.
+
+    Args:
+        model: A model with an adapter.
+        state: Its weights by name, those of the adapter at least; None for those in memory.
+    """
+    state = get_peft_model_state_dict(model, state, adapter_name=NAME, save_embedding_layers=False)
     return {f"{PREFIX}{name}": tensor for name, tensor in state.items()}
 
 
-def save_adapter(model: Any, folder: Path) -> None:
-    """Writes the adapter in PEFT's format: ``adapter_config.json`` and ``adapter_model.safetensors``."""
+def save_adapter(model: Any, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+    """Writes the adapter in PEFT's format: ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    Args:
+        model: A model with an adapter.
+        folder: Where to write; made if absent.
+        state: As in ``adapter_state``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     configuration = model.peft_config[NAME]
     configuration.inference_mode = True  # how PEFT writes what is loaded for use
@@ -165,9 +176,10 @@ def save_adapter(model: Any, folder: Path) -> None:
         configuration.save_pretrained(str(folder))
     finally:
         configuration.inference_mode = False
-    state = {name: tensor.detach().contiguous().cpu().clone() for name, tensor in adapter_state(model).items()}
+    weights = adapter_state(model, state).items()
+    held = {name: tensor.detach().contiguous().cpu().clone() for name, tensor in weights}
     # Names of modules changed between versions of transformers; the version tells which ones these are.
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt", "transformers": transformers.__version__})
+    save_file(held, folder / WEIGHTS, metadata={"format": "pt", "transformers": transformers.__version__})
 
 
 def read_state(folder: Path) -> dict[str, Tensor]:
@@ -224,18 +236,19 @@ def load_state(model: Any, state: Mapping[str, Tensor], origin: str) -> None:
     )
 
 
-def merge_adapter(base: Any, adapted: Any) -> Any:
+def merge_adapter(base: Any, adapted: Any, state: Mapping[str, Tensor] | None = None) -> Any:
     """Merges an adapter into the weights of another, plain copy of its base model.
 
     Args:
         base: The base model without adapter and not quantised; changed in place.
         adapted: The model with the adapter; left as it is.
+        state: As in ``adapter_state``, of ``adapted``.
 
     Returns:
         The base model with the adapter's changes in its weights.
     """
     tuner = LoraModel(base, adapted.peft_config, NAME)
-    load_state(base, adapter_state(adapted), origin="the model in memory")
+    load_state(base, adapter_state(adapted, state), origin="the model in memory")
     merged = tuner.merge_and_unload()
     for parameter in merged.parameters():
         parameter.requires_grad_(True)

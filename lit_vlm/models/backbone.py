@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
+    GenerationConfig,
     set_seed,
 )
 
@@ -34,6 +40,8 @@ from lit_vlm.models.tuning import checkpoint_gradients, train_only
 from lit_vlm.models.vision_language_model import VisionLanguageModel
 
 TINY = "tiny"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -186,16 +194,37 @@ class Backbone:
             model, media_token_ids=encoder.media_token_ids, padding_id=encoder.padding_id, parts=parts
         )
 
-    def save(self, policy: VisionLanguageModel, folder: Path) -> None:
+    def save(self, policy: VisionLanguageModel, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
         """Writes a trained policy: its weights, its adapter, or its weights with the adapter merged into them.
 
         Weights that were quantised are loaded anew for merging, so that their rounding is not saved.
+
+        Args:
+            policy: The trained policy.
+            folder: Where to write.
+            state: As in ``VisionLanguageModel.save``.
         """
         if self.adapter is None or self.adapter.export == "adapter":
-            policy.save(folder)
+            policy.save(folder, state)
         else:
             base = replace(self, adapter=None, quantisation=None)._load_weights(seed=0, device="cpu")
-            merge_adapter(base, policy.model).save_pretrained(folder)
+            merge_adapter(base, policy.model, state).save_pretrained(folder)
+
+    def skeleton(self) -> Any:
+        """Builds the plain model without memory for its weights, as ``from_pretrained`` would configure it.
+
+        Raises:
+            UserError: There is no such checkpoint, or it is no language model.
+        """
+        with torch.device("meta"):
+            skeleton = self._build()
+        if skeleton.can_generate() and not self.from_scratch:
+            # transformers goes without as well where a checkpoint has none.
+            with suppress(OSError):
+                skeleton.generation_config = GenerationConfig.from_pretrained(
+                    self.source, revision=self.revision or "main"
+                )
+        return skeleton
 
     def _chooses_layers(self) -> bool:
         return not (self.adapter is None and self.train_parts is None and self.quantisation is None)
@@ -206,8 +235,7 @@ class Backbone:
         Raises:
             UserError: Parts or layers that the settings name are not there.
         """
-        with torch.device("meta"):
-            skeleton = self._build()
+        skeleton = self.skeleton()
         parts = module_parts(skeleton)
         if self.adapter is not None:
             check_adapter(skeleton, parts, self.adapter)
@@ -264,6 +292,8 @@ class Backbone:
             )
         if self.gguf_file is not None:
             options["gguf_file"] = self.gguf_file
+        if self.trust_remote_code:
+            _tell_of_code(self.checkpoint, self.revision)
         try:
             return loader.from_pretrained(
                 self.source, revision=self.revision or "main", trust_remote_code=self.trust_remote_code, **options
@@ -275,3 +305,10 @@ class Backbone:
         return (
             fault if isinstance(fault, UserError) else UserError(explain_fault(fault, self.checkpoint, self.attention))
         )
+
+
+@lru_cache
+def _tell_of_code(checkpoint: str, revision: str | None) -> None:
+    """Says once whose code runs."""
+    told = checkpoint if revision is None else f"{checkpoint} at {revision}"
+    logger.warning("model.backbone.trust_remote_code is on: Python code that comes with %s runs in this process", told)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lit_vlm.interfaces.batches import PromptBatch
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.models.media_features import MediaFeatures, encode_media
+from lit_vlm.models.media_features import MediaFeatures, count_encodings, encode_media
 from lit_vlm.models.positions import following_positions, token_positions
 from lit_vlm.models.prompt_rows import TOKEN_TYPES, select_prompts
 from lit_vlm.models.shared_prefix_attention import SharedPrefixLayout, use_shared_prefix_attention
@@ -106,6 +106,21 @@ class Continuations:
         """Positions of the completions' tokens, shape ``(R, B, T)``."""
         after = following_positions(self.positions, self.prompts.attention_mask, self.token_ids.shape[1])
         return after[:, self.prompt_of]
+
+
+def encodings_of(model: Any, prompts: PromptBatch, prompt_of: Tensor, media: MediaFeatures | None) -> int:
+    """Counts how often a pass over completions, from ``Continuations.of_prompts`` on, runs the vision tower.
+
+    Args:
+        model: The Hugging Face model.
+        prompts: Left-padded.
+        prompt_of: Row of ``prompts`` that each completion continues.
+        media: Features of the media of all ``prompts``.
+    """
+    if media is not None:
+        return 0
+    subset = select_prompts(model, prompts, prompt_of.unique())
+    return count_encodings(prompts if subset is None else subset)
 
 
 def naive_states(model: Any, given: Continuations) -> Tensor:

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from lit_vlm.functional.chunked_log_probs import DEFAULT_CHUNK_TOKENS, chunked_distributions
 from lit_vlm.interfaces.batches import PromptBatch
-from lit_vlm.models.completion_passes import Continuations, naive_states, shared_states
+from lit_vlm.models.completion_passes import Continuations, encodings_of, naive_states, shared_states
 from lit_vlm.models.media_features import MediaFeatures
 from lit_vlm.models.prefix_sharing import decide_sharing
+from lit_vlm.models.stand_in import in_step
 
 if TYPE_CHECKING:
     from lit_vlm.models.vision_language_model import VisionLanguageModel
@@ -72,8 +73,9 @@ def score_rollouts(
     log_probs = torch.zeros(token_ids.shape, dtype=torch.float32, device=token_ids.device)
     entropies = torch.zeros_like(log_probs) if with_entropies else None
     if not len(kept):
-        return CompletionScores(log_probs + policy.touch(policy.parameters()), entropies)
+        return CompletionScores(log_probs + policy.pass_of_nothing(), entropies)
     longest = int(mask.sum(1).max())
+    tie = _in_step(policy, prompts, prompt_of[kept], media)
     given = Continuations.of_prompts(
         policy.model, prompts, token_ids[kept, :longest], mask[kept, :longest], prompt_of[kept], media
     )
@@ -88,7 +90,7 @@ def score_rollouts(
         with_entropies=with_entropies,
         chunk_tokens=chunk_tokens,
     )
-    log_probs = log_probs.masked_scatter(mask != 0, found.log_probs)
+    log_probs = log_probs.masked_scatter(mask != 0, found.log_probs) + tie
     if policy.training:
         log_probs = log_probs + policy.touch_unused()
     if entropies is not None and found.entropies is not None:
@@ -123,6 +125,7 @@ def completion_features(
     """
     _check(policy, prompts, token_ids, mask, prompt_of, media)
     if not len(mask):
+        policy.pass_of_nothing()
         return torch.zeros(0, policy.hidden_width, device=mask.device)
     # Passes give the states that tokens are predicted from: one more token shows the state at the last.
     lengths = mask.sum(1)
@@ -130,8 +133,17 @@ def completion_features(
     padding = token_ids.new_full((len(token_ids), 1), policy.padding_id)
     longer_ids = torch.cat([token_ids, padding], 1)[:, :longest]
     longer_mask = (torch.arange(longest, device=mask.device) <= lengths[:, None]).to(mask.dtype)
+    _in_step(policy, prompts, prompt_of, media)
     given = Continuations.of_prompts(policy.model, prompts, longer_ids, longer_mask, prompt_of, media)
     return _states(policy, given, prefix)[longer_mask.sum(1).cumsum(0) - 1].float()
+
+
+def _in_step(
+    policy: VisionLanguageModel, prompts: PromptBatch, prompt_of: Tensor, media: MediaFeatures | None
+) -> Tensor | float:
+    if policy.stand_in is None:
+        return 0.0
+    return in_step(policy, encodings_of(policy.model, prompts, prompt_of, media), has_rows=True)
 
 
 def _states(policy: VisionLanguageModel, given: Continuations, prefix: PrefixPass) -> Tensor:

@@ -5,6 +5,7 @@ See ``transformers.core_model_loading``; the renaming itself is left to transfor
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
+    PrefixChange,
     WeightConverter,
     WeightRenaming,
     rename_source_key,
@@ -40,6 +42,59 @@ def memory_names(model: Any, on_disk: Iterable[str] | None = None) -> dict[str, 
     """
     weights = _saved_weights(model)
     return _written(model, weights) if on_disk is None else _loaded(model, weights, on_disk)
+
+
+def write_as_loaded(model: Any, on_disk: Iterable[str] | None) -> None:
+    """Has a model that was only built written under the names that one loaded from a checkpoint is written under.
+
+    Args:
+        model: A Hugging Face model without an adapter; changed in place.
+        on_disk: Names in the files of the checkpoint; None names weights as those of a new model.
+    """
+    if on_disk is None:
+        new = get_model_conversion_mapping(model, add_legacy=False)
+        model._weight_conversions = [entry for entry in new if not isinstance(entry, PrefixChange)]
+        return
+    conversions = get_model_conversion_mapping(model)
+    renamings = [entry for entry in conversions if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in conversions if isinstance(entry, WeightConverter)]
+    wanted = dict.fromkeys(model.state_dict(), True)
+    for disk in on_disk:
+        rename_source_key(disk, renamings, converters, model.base_model_prefix, wanted)  # notes which of them match
+    model._weight_conversions = [entry for entry in conversions if entry.was_used()]
+
+
+def disk_groups(model: Any) -> list[dict[str, Tensor]]:
+    """Divides the weights that ``save_pretrained`` writes into those that may be cut up or stacked together.
+
+    Args:
+        model: A Hugging Face model after ``write_as_loaded``.
+
+    Returns:
+        Groups of name in memory -> weight: one each, and those of a layer together where some are not only renamed.
+    """
+    ignored = set(model._keys_to_ignore_on_save or ())
+    together = any(isinstance(entry, WeightConverter) for entry in model._weight_conversions)
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, weight in _saved_weights(model).items():
+        if name not in ignored:
+            layer = re.match(r".*?\.\d+\.", name) if together else None
+            groups.setdefault(layer[0] if layer else name, {})[name] = weight
+    return list(groups.values())
+
+
+def written_weights(model: Any, group: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Renames, cuts up or stacks one of the groups of ``disk_groups``, as ``save_pretrained`` does.
+
+    Args:
+        model: The model.
+        group: Name in memory -> numbers, which may lie on the device ``meta``.
+
+    Returns:
+        Name on disk -> numbers.
+    """
+    written: dict[str, Tensor] = revert_weight_conversion(model, dict(group))
+    return written
 
 
 def _saved_weights(model: Any) -> dict[str, Tensor]:

@@ -47,6 +47,11 @@ def is_sharded(module: nn.Module) -> bool:
 
 def any_of_all_ranks(value: bool, device: torch.device) -> bool:
     """Tells whether a value holds on any rank."""
-    found = torch.tensor(int(value), device=device)
+    return bool(most_of_all_ranks(int(value), device))
+
+
+def most_of_all_ranks(value: int, device: torch.device) -> int:
+    """Returns the largest value of any rank."""
+    found = torch.tensor(value, device=device)
     torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
-    return bool(found)
+    return int(found)

@@ -115,12 +115,28 @@ def encode_media(model: Any, prompts: PromptBatch) -> MediaFeatures | None:
     kinds = {}
     for kind, pixels in PIXELS.items():
         if pixels in prompts.visual:
-            encode = getattr(model.base_model, f"get_{kind}_features")
-            wanted = inspect.signature(encode).parameters
-            media = {name: tensor for name, tensor in prompts.visual.items() if name in wanted}
             owners = placeholder_rows(model.config, kind, prompts.input_ids)
-            kinds[kind] = _feature_rows(kind, encode(**media, return_dict=True), owners)
+            kinds[kind] = _feature_rows(kind, encode_pixels(model, kind, prompts), owners)
     return MediaFeatures(kinds)
+
+
+def encode_pixels(model: Any, kind: str, prompts: PromptBatch) -> Any:
+    """Runs vision tower and projector on one kind of media, and returns what the family's encoder does.
+
+    Args:
+        model: The Hugging Face model.
+        kind: ``image`` or ``video``.
+        prompts: With media of that kind.
+    """
+    encode = getattr(model.base_model, f"get_{kind}_features")
+    wanted = inspect.signature(encode).parameters
+    media = {name: tensor for name, tensor in prompts.visual.items() if name in wanted}
+    return encode(**media, return_dict=True)
+
+
+def count_encodings(prompts: PromptBatch) -> int:
+    """Counts how often a pass over pixels runs the vision tower: once for each kind of media."""
+    return sum(pixels in prompts.visual for pixels in PIXELS.values())
 
 
 def _feature_rows(kind: str, output: Any, owners: Tensor) -> FeatureRows:

@@ -68,7 +68,10 @@ def decide_sharing(policy: Any, given: Continuations) -> bool:
     model = policy.model
     reason = reason_to_repeat(model)
     if reason is None and not is_verified(model):
-        reason = _trial(policy, given)
+        if policy.stand_in is not None:
+            reason = "ranks that hold pieces of its weights cannot each try whether it could share them"
+        else:
+            reason = _trial(policy, given)
     if reason is not None:
         logger.warning("%s repeats each prompt for each completion: %s", type(model).__name__, reason)
     return reason is None

@@ -16,10 +16,12 @@ import torch
 from lit_vlm.functional.media import open_image, open_video
 from lit_vlm.interfaces.batches import EvaluationBatch, GroupBatch, PreferenceBatch, PromptBatch
 from lit_vlm.interfaces.errors import BadSampleError, UserError
+from lit_vlm.interfaces.policy_roles import EnginePrompt
 from lit_vlm.interfaces.records import IGNORED_LABEL, BadSample, Sample, TokenCount
 from lit_vlm.interfaces.roles import SampleCorruption, SampleEncoder
 from lit_vlm.models import comparison_encoding
 from lit_vlm.models.conversation import ConversationRenderer, Segment, origin_of
+from lit_vlm.models.engine_prompts import engine_prompt, prompt_ids
 from lit_vlm.models.expected_text import expected_text
 from lit_vlm.models.families.discovery import family_of
 from lit_vlm.models.families.family import Family, MediaCounts, Run, Visual
@@ -144,6 +146,13 @@ class ProcessorEncoder(SampleEncoder):
     def encode_groups(self, samples: Sequence[Sample]) -> GroupBatch:
         """Encodes the candidates of samples, each prompt once; see ``comparison_encoding.encode_groups``."""
         return comparison_encoding.encode_groups(self, samples)
+
+    def engine_prompts(self, prompts: PromptBatch) -> list[EnginePrompt]:
+        """Puts prompts as programs want them that process images themselves; see ``engine_prompts.engine_prompt``."""
+        return [
+            engine_prompt(sample, ids, self.renderer.prompt_segments(sample), self.media_token_ids, self.processor)
+            for sample, ids in zip(prompts.samples, prompt_ids(prompts), strict=True)
+        ]
 
     def leave_room(self, context: int, completion: int) -> None:
         """Lowers the longest prompt to what a completion leaves of the model's context.

@@ -6,6 +6,7 @@ Legend: ``N`` sub-sentences of a batch, ``H`` hidden width.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import IGNORED_LABEL
 from lit_vlm.interfaces.segments import SEGMENT_CLASSES, Hallucination
 from lit_vlm.models.backbone import Backbone
+from lit_vlm.models.media_features import count_encodings
 from lit_vlm.models.parts import Part
 from lit_vlm.models.processor_encoder import ProcessorEncoder
+from lit_vlm.models.stand_in import in_step
 from lit_vlm.models.tuning import head_is_tied
 from lit_vlm.models.vision_language_model import VisionLanguageModel
 
@@ -71,6 +74,8 @@ class SegmentClassifier(VisionLanguageModel):
             self.segment_head = nn.Linear(width, len(SEGMENT_CLASSES))
         self.segment_head.to(policy.model.device)
 
+    passes = (*VisionLanguageModel.passes, "judge")
+
     def part_of(self, name: str) -> Part:
         """Tells which part a parameter belongs to; the new head counts as the head."""
         return "head" if name.startswith("segment_head.") else super().part_of(name)
@@ -86,9 +91,10 @@ class SegmentClassifier(VisionLanguageModel):
         """
         if batch.labels is None:
             raise UserError("this batch has no labels; encode samples with their responses")
+        tie = in_step(self, count_encodings(batch), has_rows=len(batch) > 0)
         rows, columns = (batch.labels != IGNORED_LABEL).nonzero(as_tuple=True)
-        hidden = self.hidden_states(batch)
-        logits = self.segment_head(hidden[rows, columns].to(self.segment_head.weight.dtype)).float()
+        hidden = self.own_states(batch)
+        logits = self.segment_head(hidden[rows, columns].to(self.segment_head.weight.dtype)).float() + tie
         if self.training:
             logits = logits + self.touch_unused()
         if not len(rows):
@@ -112,9 +118,24 @@ def save_segment_classifier(
     folder.mkdir(parents=True, exist_ok=True)
     backbone.save(classifier, folder)
     encoder.processor.save_pretrained(folder)
-    state = {name: value.detach().contiguous().cpu() for name, value in classifier.segment_head.state_dict().items()}
-    save_file(state, folder / HEAD)
     is_adapter = backbone.adapter is not None and backbone.adapter.export == "adapter"
+    save_segment_head(classifier.segment_head.state_dict(), backbone, kind, folder, is_adapter=is_adapter)
+
+
+def save_segment_head(
+    head: Mapping[str, Tensor], backbone: Backbone, kind: Hallucination, folder: Path, *, is_adapter: bool
+) -> None:
+    """Writes the head and what it judges beside a backbone or an adapter.
+
+    Args:
+        head: The head's weights.
+        backbone: What the model was loaded by.
+        kind: What it judges.
+        folder: Where to write.
+        is_adapter: Whether an adapter lies there, which needs its base.
+    """
+    state = {name: value.detach().contiguous().cpu() for name, value in head.items()}
+    save_file(state, folder / HEAD)
     description = {
         "hallucination": kind,
         "checkpoint": backbone.checkpoint if is_adapter else None,

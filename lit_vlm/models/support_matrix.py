@@ -22,12 +22,6 @@ def check_support(strategy: StrategyKind, backbone: Backbone) -> None:
         UserError: The two do not go together; it names the mend.
     """
     adapter, quantisation = backbone.adapter, backbone.quantisation
-    if strategy == "fsdp2":
-        # Lightning leaves the cutting to configure_model, and would let each rank train a model of its own in silence.
-        raise UserError(
-            "trainer.strategy ModelParallelStrategy is not supported: this model is not cut up by it, so that ranks "
-            "would train apart; give trainer.strategy ddp or fsdp"
-        )
     if strategy in ("single", "ddp", "deepspeed") or adapter is None:
         return
     if quantisation is not None and (strategy != "fsdp1" or quantisation.kind == "int8"):

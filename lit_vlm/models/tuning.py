@@ -89,6 +89,9 @@ def checkpoint_gradients(model: Any, parts: PartModules) -> None:
     # Before transformers 5.23 this had its old name only.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
+    # It makes the inputs of all parts require gradients too, which only re-entrant checkpointing needs: a frozen vision
+    # tower would keep all its activations.
+    model.disable_input_require_grads()
     trained = trained_parts(model, parts)
     passed: set[str] = set(trained)
     if passed & {"vision", "projector"}:

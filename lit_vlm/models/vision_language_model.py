@@ -5,14 +5,14 @@ Legend: ``B`` rows, ``L`` padded tokens, ``N`` label tokens, ``H`` hidden width,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from lit_vlm.functional.chunked_log_probs import DEFAULT_CHUNK_TOKENS, chunked_log_probs
 from lit_vlm.interfaces.batches import PromptBatch, TokenScores
@@ -23,60 +23,21 @@ from lit_vlm.models.adapters import has_adapter, save_adapter
 from lit_vlm.models.completion_scoring import CompletionScores, completion_features, score_rollouts
 from lit_vlm.models.decoding_state import CachedRows, begin_rows
 from lit_vlm.models.decoding_trial import must_repeat_prompts
-from lit_vlm.models.generating import any_of_all_ranks, context_tokens, end_token_ids, evaluating, is_sharded
-from lit_vlm.models.media_features import MediaFeatures, encode_media
+from lit_vlm.models.generating import (
+    any_of_all_ranks,
+    context_tokens,
+    end_token_ids,
+    evaluating,
+    is_sharded,
+    most_of_all_ranks,
+)
+from lit_vlm.models.generation_settings import GenerationSettings
+from lit_vlm.models.media_features import MediaFeatures, count_encodings, encode_media, takes_features
 from lit_vlm.models.parts import Part, module_parts, part_of
+from lit_vlm.models.sharding import forget_order, gather, release, shard
+from lit_vlm.models.shared_weights import shared_adapter_rank, weight_buckets
+from lit_vlm.models.stand_in import StandIn, in_step
 from lit_vlm.models.tuning import PartModules, set_training_mode, trained_parts
-
-
-@dataclass(frozen=True)
-class GenerationSettings:
-    """How completions are decoded."""
-
-    max_new_tokens: int = 256
-    """Longest completion, in tokens."""
-    temperature: float = 0.0
-    """Sampling temperature; 0 decodes greedily."""
-    top_p: float = 1.0
-    """Nucleus: smallest set of tokens with this probability, in (0, 1]."""
-    top_k: int = 0
-    """Samples among this many likeliest tokens; 0 means all."""
-    completions: int = 1
-    """Completions of each prompt that ``predict`` writes; validation and test look at one."""
-
-    def __post_init__(self) -> None:
-        if self.completions < 1:
-            raise UserError(f"generation.completions is {self.completions}; give at least 1")
-        if self.completions > 1 and self.temperature == 0:
-            raise UserError(
-                f"generation.completions is {self.completions} and generation.temperature 0, so that all of a prompt's "
-                "are the same; give a temperature above 0, such as 1"
-            )
-        if self.max_new_tokens < 1:
-            raise UserError(f"generation.max_new_tokens is {self.max_new_tokens}; give at least 1")
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
-            raise UserError(
-                f"generation has temperature {self.temperature}, top_p {self.top_p}, top_k {self.top_k}; "
-                "wanted are temperature >= 0, 0 < top_p <= 1, top_k >= 0"
-            )
-
-    def options(self) -> dict[str, Any]:
-        """The keyword arguments of ``generate``."""
-        if self.temperature == 0:
-            return {
-                "max_new_tokens": self.max_new_tokens,
-                "do_sample": False,
-                "temperature": None,
-                "top_p": None,
-                "top_k": None,
-            }
-        return {
-            "max_new_tokens": self.max_new_tokens,
-            "do_sample": True,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": self.top_k,
-        }
 
 
 class VisionLanguageModel(nn.Module, GeneratingPolicy):
@@ -88,6 +49,9 @@ class VisionLanguageModel(nn.Module, GeneratingPolicy):
         padding_id: Id that fills generated rows after their end.
         parts: The modules of each part; found where not given. What is trained is settled before this is built.
     """
+
+    passes: tuple[str, ...] = ("score", "score_rollouts", "completion_features", "encode_media")
+    """Methods that read the weights, in training too: where these are cut up, ranks call them together."""
 
     def __init__(
         self, model: Any, *, media_token_ids: list[int], padding_id: int, parts: PartModules | None = None
@@ -102,6 +66,9 @@ class VisionLanguageModel(nn.Module, GeneratingPolicy):
         """Whether completions of a prompt share its computation; decided where it is first asked for."""
         self.dropout = True
         """Whether parts that train leave activations out at random, where their configuration says so."""
+        self.stand_in: StandIn | None = None
+        """What a rank runs for others where weights are cut up by ``cut_up``; None where they are whole."""
+        self._gathered = 0
         self._repeats_prompts: bool | None = None
         self._is_sharded: bool | None = None
 
@@ -143,6 +110,12 @@ class VisionLanguageModel(nn.Module, GeneratingPolicy):
         )
         return cast(Tensor, output.last_hidden_state)
 
+    def own_states(self, batch: PromptBatch) -> Tensor:
+        """Runs the backbone as ``hidden_states`` does, but for no rows, where ``in_step`` has run it for others."""
+        if len(batch) or self.stand_in is None:
+            return self.hidden_states(batch)
+        return torch.zeros(*batch.input_ids.shape, self.hidden_width, device=batch.input_ids.device)
+
     def score(self, batch: PromptBatch, chunk_tokens: int = DEFAULT_CHUNK_TOKENS) -> TokenScores:
         """Scores the label tokens of a batch; no logits are made for any other position.
 
@@ -155,6 +128,7 @@ class VisionLanguageModel(nn.Module, GeneratingPolicy):
         """
         if batch.labels is None:
             raise UserError("this batch has no labels; encode samples with their completions")
+        tie = in_step(self, count_encodings(batch), has_rows=len(batch) > 0)
         targets = batch.labels[:, 1:]
         labelled = targets != IGNORED_LABEL
         rows, columns = labelled.nonzero(as_tuple=True)
@@ -165,11 +139,12 @@ class VisionLanguageModel(nn.Module, GeneratingPolicy):
                 f"label {int(chosen[outside][0])} lies outside the vocabulary of {self.vocabulary_size} tokens; "
                 "the tokenizer does not belong to this model"
             )
-        hidden = self.hidden_states(batch)
+        hidden = self.own_states(batch)
         head = self.model.get_output_embeddings()
         log_probs, is_top = chunked_log_probs(
             hidden[rows, columns], head.weight, getattr(head, "bias", None), chosen, chunk_tokens
         )
+        log_probs = log_probs + tie
         if self.training:
             log_probs = log_probs + self.touch_unused()
         if not len(chosen):
@@ -186,8 +161,22 @@ class VisionLanguageModel(nn.Module, GeneratingPolicy):
             return 0.0
         return self.touch(self.vision_parameters())
 
+    def pass_of_nothing(self) -> Tensor | float:
+        """Returns a zero whose gradient reaches all that trains, on a rank that has nothing to read.
+
+        Where weights are cut up it computes along with the other ranks.
+        """
+        if self.stand_in is not None:
+            return in_step(self, 0, has_rows=False)
+        return self.touch(self.parameters())
+
     def touch(self, parameters: Iterable[nn.Parameter]) -> Tensor | float:
-        """Returns a zero whose gradient, zeros too, reaches all of these parameters that train."""
+        """Returns a zero whose gradient, zeros too, reaches all of these parameters that train.
+
+        Of weights that are cut up passes do so themselves.
+        """
+        if self.stand_in is not None:
+            return 0.0
         sums = [parameter.sum().float() for parameter in parameters if parameter.requires_grad]
         return 0.0 * torch.stack(sums).sum() if sums else 0.0
 
@@ -207,9 +196,55 @@ class VisionLanguageModel(nn.Module, GeneratingPolicy):
         """Most tokens of a prompt with its completion."""
         return context_tokens(self.model)
 
-    def decoding(self) -> AbstractContextManager[None]:
-        """Opens a context without gradients and in evaluation mode; see ``generating.evaluating``."""
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Opens a context without gradients and in evaluation mode, in which each rank has all weights.
+
+        Where they are cut up, all ranks must open and leave it together; within it none waits for another. So it is
+        with contexts within each other, of which only the outermost gathers.
+        """
+        with self.evaluating():
+            self.gather()
+            try:
+                yield
+            finally:
+                self.release()
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Opens a context without gradients and in evaluation mode; weights that are cut up stay so."""
         return evaluating(self)
+
+    @property
+    def is_gathered(self) -> bool:
+        """Whether weights that are cut up lie open on every rank for now."""
+        return self._gathered > 0
+
+    def cut_up(self, mesh: DeviceMesh, compute_dtype: torch.dtype | None, stand_in: StandIn) -> None:
+        """Spreads the weights over ranks; see ``sharding.shard``.
+
+        Args:
+            mesh: The ranks.
+            compute_dtype: Type that weights are gathered in; None for their own.
+            stand_in: What a rank runs for others.
+        """
+        shard(self, mesh, compute_dtype, self.passes)
+        self.stand_in = stand_in
+
+    def gather(self) -> None:
+        """Puts weights that are cut up together on each rank, until as many calls of ``release``; on all together."""
+        if self.stand_in is not None:
+            if not self._gathered:
+                gather(self)
+            self._gathered += 1
+
+    def release(self) -> None:
+        """Lets go of what ``gather`` put together."""
+        if self.stand_in is not None:
+            self._gathered -= 1
+            if self._gathered:
+                forget_order(self)
+            else:
+                release(self)
 
     def prefill(self, prompts: PromptBatch, repeats: int, media: object | None = None) -> CachedRows:
         """Reads each prompt once, and makes ``repeats`` rows of it; see ``decoding_state.begin_rows``.
@@ -226,9 +261,25 @@ class VisionLanguageModel(nn.Module, GeneratingPolicy):
 
     def any_rank(self, decodes: bool) -> bool:
         """Tells whether this rank must run one more pass, for itself or for others that hold its weights."""
+        return any_of_all_ranks(decodes, next(self.parameters()).device) if self._waits else decodes
+
+    def padded(self, passes: list[Tensor]) -> list[Tensor]:
+        """Adds passes of nothing, where this rank has fewer than others that hold its weights.
+
+        Args:
+            passes: Rows of each pass; one at least.
+        """
+        if not self._waits:
+            return passes
+        most = most_of_all_ranks(len(passes), next(self.parameters()).device)
+        return [*passes, *[passes[0][:0]] * (most - len(passes))]
+
+    @property
+    def _waits(self) -> bool:
+        """Whether no rank can run a pass alone."""
         if self._is_sharded is None:
             self._is_sharded = is_sharded(self)
-        return any_of_all_ranks(decodes, next(self.parameters()).device) if self._is_sharded else decodes
+        return self._is_sharded and not self.is_gathered
 
     @torch.no_grad()
     def generate(self, batch: PromptBatch, settings: GenerationSettings) -> list[list[int]]:
@@ -250,12 +301,15 @@ class VisionLanguageModel(nn.Module, GeneratingPolicy):
                 suppress_tokens=list(self.unsampled_token_ids) or None,
                 pad_token_id=self.padding_id,
                 use_cache=True,
+                # Left to itself, transformers would have ranks wait for each other wherever weights were cut up.
+                synced_gpus=False if self.is_gathered else None,
             )
         end_ids = set(self.end_token_ids)
         return [_cut(row, end_ids) for row in output[:, batch.input_ids.shape[1] :].tolist()]
 
     def encode_media(self, prompts: PromptBatch) -> MediaFeatures | None:
         """Runs vision tower and projector; see ``media_features.encode_media``."""
+        in_step(self, count_encodings(prompts) if takes_features(self.model) else 0, has_rows=True)
         return encode_media(self.model, prompts)
 
     def score_rollouts(
@@ -270,12 +324,30 @@ class VisionLanguageModel(nn.Module, GeneratingPolicy):
         """Sums up each completion in one state, shape ``(B, H)``; see ``completion_scoring.completion_features``."""
         return completion_features(self, prompts, token_ids, mask, prompt_of, **options)
 
-    def save(self, folder: Path) -> None:
-        """Writes weights (safetensors) and configuration as a Hugging Face folder, or the adapter in PEFT's format."""
+    @property
+    def weight_source(self) -> str:
+        """Folder or hub id that the weights were loaded from."""
+        return str(self.model.config._name_or_path)
+
+    def shared_adapter_rank(self) -> int | None:
+        """Tells what is handed to programs that sample with a copy; see ``shared_weights.shared_adapter_rank``."""
+        return shared_adapter_rank(self.model, self.parts)
+
+    def weight_buckets(self, dtype: torch.dtype, most_bytes: int, *, keep: bool) -> Iterator[bytes]:
+        """Yields the weights, or the adapter, as safetensors; see ``shared_weights.weight_buckets``."""
+        return weight_buckets(self.model, dtype, most_bytes, keep=keep)
+
+    def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+        """Writes weights (safetensors) and configuration as a Hugging Face folder, or the adapter in PEFT's format.
+
+        Args:
+            folder: Where to write.
+            state: The weights of ``model``, or those that train of one with an adapter; None for those in memory.
+        """
         if has_adapter(self.model):
-            save_adapter(self.model, folder)
+            save_adapter(self.model, folder, state)
         else:
-            self.model.save_pretrained(folder)
+            self.model.save_pretrained(folder, state_dict=state)
 
 
 def _cut(ids: list[int], end_ids: set[int]) -> list[int]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_vlm.models.adapters import adapter_state, has_adapter
+from lit_vlm.models.sharding import whole
 
 ADAPTER_ENTRIES = ("lora_", "modules_to_save")
 """How parts of a weight's name begin that an adapter brought."""
@@ -23,7 +24,7 @@ def weight_fingerprint(model: Any, *, with_adapter: bool) -> str:
     A model gives the same hash with an adapter, where that does not count, as without one.
 
     Args:
-        model: The Hugging Face model, its weights whole.
+        model: The Hugging Face model. Where its weights are cut up, all ranks must ask together.
         with_adapter: Whether the weights of an adapter count.
 
     Returns:
@@ -36,7 +37,7 @@ def weight_fingerprint(model: Any, *, with_adapter: bool) -> str:
     for name, value in sorted(weights.items()):
         # A line each, so that neighbouring entries cannot pass for one another.
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        content: Any = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        content: Any = whole(value.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy()
         digest.update(content)
     return digest.hexdigest()
 

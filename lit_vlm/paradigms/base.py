@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -19,6 +19,7 @@ from lit_vlm.interfaces.records import Completion, RewardOutput, Sample, Verdict
 from lit_vlm.interfaces.roles import Reward
 from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.vision_language_model import GenerationSettings
+from lit_vlm.paradigms.halved_passes import Answer, moves_together, rows_of
 from lit_vlm.paradigms.optimization import OptimizerSettings
 from lit_vlm.paradigms.pair_passes import completion_sums, pair_scores
 from lit_vlm.paradigms.policy_module import PolicyModule, run_seed
@@ -74,14 +75,17 @@ class VLMModule(PolicyModule):
 
     def predict_step(self, batch: EvaluationBatch, batch_idx: int) -> list[Completion]:
         """Writes completions of samples, with all that is known of them; see ``predicting.predict_completions``."""
-        return predict_completions(
-            self.policy,
-            self.encoder,
+        return self._in_pieces(
             batch.prompts,
-            self.generation,
-            run_seed=run_seed(),
-            verdict_of=self.verdict_of,
-            reward=self.reward,
+            lambda prompts: predict_completions(
+                self.policy,
+                self.encoder,
+                prompts,
+                self.generation,
+                run_seed=run_seed(),
+                verdict_of=self.verdict_of,
+                reward=self.reward,
+            ),
         )
 
     def on_predict_start(self) -> None:
@@ -103,10 +107,12 @@ class VLMModule(PolicyModule):
     def on_validation_epoch_end(self) -> None:
         """Logs the figures of the whole validation set."""
         self._log_evaluation("validation")
+        super().on_validation_epoch_end()
 
     def on_test_epoch_end(self) -> None:
         """Logs the figures of the whole test set."""
         self._log_evaluation("test")
+        super().on_test_epoch_end()
 
     def completion_log_probs(self, samples: Sequence[Sample]) -> torch.Tensor:
         """Scores each sample's trained turns under the policy as it is, given what stands before them.
@@ -162,7 +168,8 @@ class VLMModule(PolicyModule):
     def _evaluate(self, batch: EvaluationBatch, stage: str) -> list[Completion]:
         metrics = self._metrics(stage)
         if batch.complete.count().labels:
-            metrics.update_scores(self.policy.score(batch.complete))
+            for scores in self._in_pieces(batch.complete, lambda piece: [self.policy.score(piece)]):
+                metrics.update_scores(scores)
         if batch.pairs is not None and len(batch.pairs):
             self.evaluate_pairs(batch.pairs, cast(PairMetrics, self.pair_metrics[stage]))
         completions = self._complete(batch.prompts)
@@ -171,7 +178,7 @@ class VLMModule(PolicyModule):
 
     def _complete(self, prompts: PromptBatch) -> list[Completion]:
         start = time.perf_counter()
-        generated = self.policy.generate(prompts, self.generation)
+        generated = self._in_pieces(prompts, lambda piece: self.policy.generate(piece, self.generation))
         seconds = (time.perf_counter() - start) / len(generated)
         completions = []
         for sample, ids in zip(prompts.samples, generated, strict=True):
@@ -187,6 +194,16 @@ class VLMModule(PolicyModule):
                 )
             )
         return completions
+
+    def _in_pieces(self, batch: PromptBatch, run: Callable[[PromptBatch], list[Answer]]) -> list[Answer]:
+        """Runs a pass without a graph over a batch, or over a few rows at a time where the whole does not fit."""
+        found = self.pass_sizes.in_pieces(
+            "evaluation",
+            len(batch),
+            lambda rows: run(rows_of(self.policy, self.encoder, batch, rows)),
+            together=moves_together(self.policy),
+        )
+        return [answer for piece in found for answer in piece]
 
     def _log_evaluation(self, stage: str) -> None:
         for metrics in (self._metrics(stage), cast(PairMetrics, self.pair_metrics[stage])):

@@ -163,7 +163,6 @@ class DPOModule(ComparisonModule):
             UserError: The file is of another model or lacks pairs, or it can no longer be made; or there are no pairs
                 to fit a reward to.
         """
-        self._steps_followed = self.trainer.global_step
         if self._is_cached and self._cache is None:
             self._cache = self._find_cache()
         if self.uncertainty_settings is not None and self._reference is not None:
@@ -193,8 +192,15 @@ class DPOModule(ComparisonModule):
             self._figures.add_means({"pair_weight": scores.weights.sum()}, scores.weights.new_tensor(len(batch)))
         return share
 
+    def on_train_start(self) -> None:
+        """Counts the steps that a reference follows from here: a resumed run's are known by now."""
+        self._steps_followed = self.trainer.global_step
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Lets a reference follow the policy where it is to."""
+        self._follow()
+
+    def _follow(self) -> None:
         step = self.trainer.global_step
         if self._reference is not None and step > self._steps_followed:
             self._steps_followed = step
@@ -229,9 +235,30 @@ class DPOModule(ComparisonModule):
         metrics.update(figures.per_pair, figures.pairs)
         metrics.update(figures.per_token, figures.tokens)
 
+    def on_validation_epoch_start(self) -> None:
+        """Puts policy and reference together, where their weights are cut up."""
+        self._gather_reference()
+        super().on_validation_epoch_start()
+
+    def on_test_epoch_start(self) -> None:
+        """Puts policy and reference together, where their weights are cut up."""
+        self._gather_reference()
+        super().on_test_epoch_start()
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the figures, and lets go of what was put together."""
+        super().on_validation_epoch_end()
+        self._release_reference()
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the figures, and lets go of what was put together."""
+        super().on_test_epoch_end()
+        self._release_reference()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds a reference that follows the policy."""
+        """Adds a reference that follows the policy, after this step if it is to."""
         super().on_save_checkpoint(checkpoint)
+        self._follow()
         if self._reference is not None:
             checkpoint["reference"] = self._reference.state_dict()
 
@@ -241,6 +268,14 @@ class DPOModule(ComparisonModule):
         self._is_resumed = True
         if self._reference is not None and checkpoint.get("reference"):
             self._reference.load_state_dict(checkpoint["reference"])
+
+    def _gather_reference(self) -> None:
+        if self._reference is not None:
+            self._reference.gather()
+
+    def _release_reference(self) -> None:
+        if self._reference is not None:
+            self._reference.release()
 
     def _score(self, batch: PreferenceBatch, uncertainty: PairUncertainty | None = None) -> PairScores:
         """Scores the pairs under the reference, then under the policy, which read the same features where they can."""
@@ -288,7 +323,8 @@ class DPOModule(ComparisonModule):
             )
         # A run that only tries the code leaves nothing behind.
         writes = self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False)
-        return make_cache(file, self._start, data, self._start_sums, writes=writes)
+        with self.policy.decoding():  # ranks have different numbers of pairs
+            return make_cache(file, self._start, data, self._start_sums, writes=writes)
 
     def _start_sums(self, batch: PreferenceBatch) -> Tensor:
         """Scores completions under the policy as it is at the start of the run."""

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -30,9 +31,11 @@ from lit_vlm.interfaces.rollouts import Iteration, RewardContext, Rewards, Rollo
 from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.completion_scoring import CompletionScores
 from lit_vlm.models.media_features import MediaFeatures
+from lit_vlm.models.sharding import whole
 from lit_vlm.models.vision_language_model import GenerationSettings
 from lit_vlm.paradigms.base import VLMModule
 from lit_vlm.paradigms.group_sampling import GroupSampling, WaitingGroups
+from lit_vlm.paradigms.halved_passes import moves_together, pass_tokens, sample_rollouts
 from lit_vlm.paradigms.optimization import OptimizerSettings
 from lit_vlm.paradigms.policy_module import run_seed
 from lit_vlm.paradigms.policy_update import Material, PolicyUpdate, UpdateSettings, policy_totals
@@ -42,9 +45,6 @@ from lit_vlm.paradigms.saved_coefficients import SavesCoefficients
 from lit_vlm.rewards.answer_correctness import AnswerCorrectness
 from lit_vlm.rewards.weighted_rewards import WeightedRewards
 from lit_vlm.rollouts.hf_rollout_engine import HFRolloutEngine
-
-MOST_SKIPPED = 8
-"""Updates in a row whose gradients may be infinite or NaN."""
 
 
 class OnPolicyModule(SavesCoefficients, VLMModule):
@@ -107,7 +107,7 @@ class OnPolicyModule(SavesCoefficients, VLMModule):
         self._waiting = WaitingGroups(groups)
         self._media: MediaFeatures | None = None
         self._gradient_norm = 0.0
-        self._skipped_in_a_row = 0
+        self._is_skipped = False
 
     @property
     def sampling_temperature(self) -> float:
@@ -173,7 +173,8 @@ class OnPolicyModule(SavesCoefficients, VLMModule):
         """
         iteration = Iteration(step=self.trainer.global_step, prompts=prompts)
         self.tell("on_before_rollout", iteration)
-        iteration.rollouts = self._sample(prompts)
+        with self.policy.decoding():  # a rank without prompts goes along
+            iteration.rollouts = self._sample(prompts)
         self.tell("on_after_rollout", iteration)
         iteration.rewards = self._reward(iteration.rollouts)
         self.tell("on_after_rewards", iteration)
@@ -219,6 +220,7 @@ class OnPolicyModule(SavesCoefficients, VLMModule):
         if settings.mask_truncated:
             mask = mask * ~rollouts.is_truncated[:, None]
         material = Material(rollouts, advantages.values, mask, rollouts.log_probs.clone())
+        material.mismatch = settings.mismatch if self.engine.has_own_weights else None
         # What passes compute; the totals count the others too.
         wanted = mask if objective.needs_all_tokens else mask * (advantages.values != 0).any(1, keepdim=True)
         if settings.steps > 1:
@@ -238,6 +240,7 @@ class OnPolicyModule(SavesCoefficients, VLMModule):
                 ),
                 manual_backward=self.manual_backward,
                 strategy=self.trainer.strategy,
+                smaller=partial(self._smaller_passes, rollouts, wanted, rows),
             )
             yield update
             steps.append({**update.figures(), **self._take_step()})
@@ -259,26 +262,13 @@ class OnPolicyModule(SavesCoefficients, VLMModule):
                 getattr(callback, hook)(self.trainer, self, iteration)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clips the gradients, after precision plugins have unscaled them; infinite or NaN ones are dropped.
-
-        Raises:
-            UserError: Several steps in a row had none that are finite.
-        """
+        """Clips the gradients, after precision plugins have unscaled them and callbacks have looked at them."""
         parameters = [value for value in self.policy.parameters() if value.grad is not None]
         most = self.update_settings.max_gradient_norm
+        # A callback that leaves a step out takes the gradients away.
+        self._is_skipped = not parameters
         norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if most is None else most)
-        self._gradient_norm = float(norm)
-        if math.isfinite(self._gradient_norm):
-            self._skipped_in_a_row = 0
-            return
-        # Without gradients the step changes nothing.
-        optimizer.zero_grad(set_to_none=True)
-        self._skipped_in_a_row += 1
-        if self._skipped_in_a_row > MOST_SKIPPED:
-            raise UserError(
-                f"the gradients of {self._skipped_in_a_row} updates in a row are infinite or NaN; lower "
-                "model.optimizer.learning_rate, or give another trainer.precision"
-            )
+        self._gradient_norm = float(whole(norm))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds a reference that follows the policy."""
@@ -298,14 +288,16 @@ class OnPolicyModule(SavesCoefficients, VLMModule):
         return bool({"vision", "projector"} & self.policy.trained_parts)
 
     def _sample(self, prompts: PromptBatch) -> Rollouts:
+        self.engine.follow(self.policy, self.encoder, prompts, self.trainer.global_step, self.sum_over_ranks)
         if not len(prompts):
             self._media = None
             return Rollouts.none(prompts)
         start = time.perf_counter()
         self._media = self._encode_media(prompts)
         encoded = time.perf_counter()
-        rollouts = self.engine(
-            self.policy, self.encoder, prompts, self.group_size, self._seeds(prompts), media=self._media
+        seeds, sizes = self._seeds(prompts), self.pass_sizes
+        rollouts = sample_rollouts(
+            sizes, self.engine, self.policy, self.encoder, prompts, self.group_size, seeds, self._media
         )
         return replace(rollouts, seconds={"encode": encoded - start, **rollouts.seconds})
 
@@ -320,8 +312,8 @@ class OnPolicyModule(SavesCoefficients, VLMModule):
 
     @torch.no_grad()
     def _encode_media(self, prompts: PromptBatch) -> MediaFeatures | None:
-        """Makes the features of media that all passes without a graph share."""
-        return self.policy.encode_media(prompts)
+        """Makes the features of media that all passes without a graph share; None where memory once ran out in it."""
+        return self.pass_sizes.unless_too_large("features", lambda: self.policy.encode_media(prompts))
 
     def _encode_prompts(self, samples: Sequence[Sample]) -> PromptBatch:
         return self.encoder.encode_prompts(samples).to(self.device)
@@ -340,7 +332,17 @@ class OnPolicyModule(SavesCoefficients, VLMModule):
 
     def _passes(self, rollouts: Rollouts, mask: Tensor, rows: Tensor) -> list[Tensor]:
         shares = self.policy.shares_prompts is not False
-        return self.update_settings.micro_batch_rows(rollouts, mask, rows, shares_prompts=shares)
+        settings = self.pass_sizes.of_update(self.update_settings)
+        return self.policy.padded(settings.micro_batch_rows(rollouts, mask, rows, shares_prompts=shares))
+
+    def _smaller_passes(
+        self, rollouts: Rollouts, mask: Tensor, rows: Tensor, failed: Tensor, error: BaseException
+    ) -> list[Tensor]:
+        """Cuts completions into smaller passes, and drops the gradients of those before, since memory ran out."""
+        tokens = pass_tokens(self.policy, self.update_settings, rollouts, mask, failed)
+        self.pass_sizes.halve("update", tokens, error, together=moves_together(self.policy))
+        cast(LightningOptimizer, self.optimizers()).zero_grad()
+        return self._passes(rollouts, mask, rows)
 
     def _score_rows(
         self, rollouts: Rollouts, mask: Tensor, rows: Tensor, media: MediaFeatures | None, *, with_entropies: bool
@@ -360,12 +362,22 @@ class OnPolicyModule(SavesCoefficients, VLMModule):
     def _fixed_log_probs(self, rollouts: Rollouts, mask: Tensor, media: MediaFeatures | None) -> Tensor:
         """Scores completions under the policy as it is, without a graph and without dropout, shape ``(B, T)``."""
         log_probs = torch.zeros_like(rollouts.log_probs)
-        every = torch.arange(len(rollouts), device=mask.device)
-        with self.policy.decoding():
-            for rows in self._passes(rollouts, mask, every):
-                scores = self._score_rows(rollouts, mask, rows, media, with_entropies=False)
-                log_probs[rows, : scores.log_probs.shape[1]] = scores.log_probs
-        return log_probs
+        last = every = torch.arange(len(rollouts), device=mask.device)
+
+        def score() -> Tensor:
+            nonlocal last
+            for last in self._passes(rollouts, mask, every):
+                scores = self._score_rows(rollouts, mask, last, media, with_entropies=False)
+                log_probs[last, : scores.log_probs.shape[1]] = scores.log_probs
+            return log_probs
+
+        with self.policy.evaluating():
+            return self.pass_sizes.retried(
+                "update",
+                score,
+                lambda: pass_tokens(self.policy, self.update_settings, rollouts, mask, last),
+                together=moves_together(self.policy),
+            )
 
     def _take_step(self) -> dict[str, float]:
         optimizer = cast(LightningOptimizer, self.optimizers())
@@ -375,7 +387,8 @@ class OnPolicyModule(SavesCoefficients, VLMModule):
         cast(LRScheduler, self.lr_schedulers()).step()
         if self._reference is not None:
             self._reference.follow(self.trainer.global_step)
-        skipped = float(not math.isfinite(self._gradient_norm))
+        # Infinite gradients that are still here are left out by the scaler of the precision.
+        skipped = float(self._is_skipped or not math.isfinite(self._gradient_norm))
         return {"learning_rate": rate, "gradient_norm": self._gradient_norm, "skipped_updates": skipped}
 
     def _log(self, figures: Mapping[str, float]) -> None:

@@ -19,6 +19,7 @@ from lit_vlm.interfaces.batches import PreferenceBatch
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.rollouts import SumOverRanks
 from lit_vlm.models.media_features import MediaFeatures
+from lit_vlm.models.sharding import is_cut
 from lit_vlm.models.vision_language_model import VisionLanguageModel
 from lit_vlm.paradigms.reference_policy import ReferencePolicy, ReferenceSettings
 
@@ -197,7 +198,7 @@ class PairUncertainty:
         """Reads the features of the completions that are halves of pairs; zeros of the others, shape ``(C, H)``."""
         features = torch.zeros(len(batch.token_ids), self._policy.hidden_width, device=batch.token_ids.device)
         halves = torch.cat([batch.chosen, batch.rejected[batch.rejected >= 0]]).unique()
-        if not len(halves):
+        if not len(halves) and not is_cut(self._policy):
             return features
         with self._reference.installed():
             features[halves] = self._policy.completion_features(

@@ -10,27 +10,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.precision import HalfPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from lit_vlm.functional.random_streams import stream_seed
 from lit_vlm.interfaces.batches import StepTotals, TrainingBatch
 from lit_vlm.interfaces.capabilities import PartSummary, ServesTasks
 from lit_vlm.interfaces.errors import UserError
+from lit_vlm.interfaces.memory import MemoryPlan
 from lit_vlm.interfaces.run_module import RunModule
 from lit_vlm.interfaces.weights import ModelReference, TensorSource, TrainedWeight
 from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.checkpoint_tensors import open_checkpoint
+from lit_vlm.models.layer_sizes import ModelSizes, model_sizes
 from lit_vlm.models.processor_encoder import ProcessorEncoder
+from lit_vlm.models.sharding import is_cut, whole_state
+from lit_vlm.models.stand_in import StandIn
 from lit_vlm.models.support_matrix import check_support
 from lit_vlm.models.token_budget import token_budgets
 from lit_vlm.models.trained_weights import trained_weights as list_trained_weights
 from lit_vlm.models.tuning import summarise_parts
 from lit_vlm.models.vision_language_model import VisionLanguageModel
+from lit_vlm.paradigms.halved_passes import PassSizes
 from lit_vlm.paradigms.optimization import OptimizerSettings, total_optimizer_steps
-from lit_vlm.paradigms.strategies import strategy_kind
+from lit_vlm.paradigms.planned_memory import planned_memory
+from lit_vlm.paradigms.precisions import compute_dtype, weights_of_precision
+from lit_vlm.paradigms.strategies import data_parallel_mesh, saves_pieces, strategy_kind
 
 POLICY = "_policy."
+TRAINED = "trained_weights"
+"""Entry of an adapter run's checkpoint: the names of the weights that it holds."""
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +72,12 @@ class PolicyModule(RunModule):
         self.strict_loading = backbone.adapter is None
         self.steps_per_batch = 1
         """Optimizer steps that a training batch serves."""
+        self.pass_sizes = PassSizes()
         self._warned_of_totals = False
         self._encoder: ProcessorEncoder | None = None
         self._policy: VisionLanguageModel | None = None
         self._part_summaries: tuple[PartSummary, ...] = ()
+        self._sizes: ModelSizes | None = None
         self._trained_names: frozenset[str] = frozenset()
 
     @property
@@ -91,13 +101,28 @@ class PolicyModule(RunModule):
     def configure_model(self) -> None:
         """Loads the weights, once."""
         if self._policy is None:
-            self._policy = self.backbone.load_model(self.encoder, run_seed(), self.trainer.strategy.root_device)
+            device = self.trainer.strategy.root_device
+            self._policy = self.with_head(self.backbone.load_model(self.encoder, run_seed(), device))
             self._policy.train()
             # Lightning warns of frozen parts, which are in evaluation mode on purpose.
             warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
             # Counted and named here, since a strategy may cut the weights up and wrap their modules.
             self._part_summaries = summarise_parts(self._policy.model, self._policy.parts)
+            self._sizes = model_sizes(self._policy.model, self._policy.parts)
             self._trained_names = frozenset(name for name, value in self.named_parameters() if value.requires_grad)
+            self._cut_up(self._policy)
+
+    def with_head(self, policy: VisionLanguageModel) -> VisionLanguageModel:
+        """Returns what is trained, of the model as it is loaded: by itself that very model."""
+        return policy
+
+    def _cut_up(self, policy: VisionLanguageModel) -> None:
+        """Spreads the weights over processes, where the strategy leaves that to the module."""
+        strategy = self.trainer.strategy
+        kind = strategy_kind(strategy)
+        if kind == "fsdp2":
+            stand_in = StandIn.of_encoder(self.encoder)
+            policy.cut_up(data_parallel_mesh(strategy), compute_dtype(strategy, kind), stand_in)
 
     def setup(self, stage: str) -> None:
         """Checks the Trainer's options against the model, before anything is loaded.
@@ -105,14 +130,12 @@ class PolicyModule(RunModule):
         Raises:
             UserError: The Trainer's strategy or precision does not stand how the model is to be loaded.
         """
-        if isinstance(self.trainer.precision_plugin, HalfPrecision):
-            raise UserError(
-                f"trainer.precision {self.trainer.precision} would convert samples and all weights, which is not "
-                "supported; give trainer.precision bf16-mixed, with model.backbone.dtype bfloat16 for weights of half "
-                "the size"
-            )
+        self.backbone = weights_of_precision(self.trainer.strategy, self.backbone)
         strategy = strategy_kind(self.trainer.strategy)
         check_support(strategy, self.backbone)
+        if strategy == "fsdp2":
+            data_parallel_mesh(self.trainer.strategy)
+            compute_dtype(self.trainer.strategy, strategy)
         if strategy == "fsdp1" and self.optimizer_settings.tells_parameters_apart:
             raise UserError(
                 "trainer.strategy fsdp makes flat pieces of the weights, among which model.optimizer can tell neither "
@@ -126,6 +149,10 @@ class PolicyModule(RunModule):
     def token_budgets(self) -> Sequence[str]:
         """Says in a line each what an image and a video cost, in tokens."""
         return token_budgets(self.encoder)
+
+    def memory_plan(self, batch: TrainingBatch) -> MemoryPlan | None:
+        """Predicts the memory of a training step on such a batch; see ``planned_memory``."""
+        return None if self._sizes is None else planned_memory(self, self._sizes, batch)
 
     def trained_weights(self) -> Sequence[TrainedWeight]:
         """Lists the weights and low-rank factors that train, by their names in the plain model; see ``OffersWeights``.
@@ -154,7 +181,9 @@ class PolicyModule(RunModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leaves out what an adapter run never changes: the frozen weights come from the base model again."""
-        if self.backbone.adapter is not None:
+        checkpoint["pass_sizes"] = self.pass_sizes.state_dict()
+        if self.backbone.adapter is not None and not saves_pieces(self.trainer.strategy):
+            checkpoint[TRAINED] = sorted(self._trained_names)
             checkpoint["state_dict"] = {
                 name: value
                 for name, value in checkpoint["state_dict"].items()
@@ -167,9 +196,12 @@ class PolicyModule(RunModule):
         Raises:
             UserError: It does not.
         """
+        self.pass_sizes.load_state_dict(checkpoint.get("pass_sizes", {}))
         if self.backbone.adapter is None or not self._trained_names:
             return
-        held = {name for name in checkpoint["state_dict"] if name.startswith(POLICY)}
+        # A strategy that cuts weights up has loaded the state by now, and kept it.
+        names = checkpoint["state_dict"] if "state_dict" in checkpoint else checkpoint.get(TRAINED, self._trained_names)
+        held = {name for name in names if name.startswith(POLICY)}
         missing, unexpected = sorted(self._trained_names - held), sorted(held - self._trained_names)
         if missing or unexpected:
             raise UserError(
@@ -193,11 +225,39 @@ class PolicyModule(RunModule):
         """Writes the policy as a folder that plain ``from_pretrained`` loads, an adapter in PEFT's format.
 
         Args:
-            folder: Where to write; made if absent. Only the first rank writes.
+            folder: Where to write; made if absent. Only the first rank writes, but all must call this.
         """
+        state = None
+        if is_cut(self.policy):
+            only_trained = self.backbone.adapter is not None
+            state = whole_state(self.policy.model, only_trained=only_trained, keep=self.trainer.is_global_zero)
         if self.trainer.is_global_zero:
-            self.backbone.save(self.policy, folder)
+            self.backbone.save(self.policy, folder, state)
             self.encoder.processor.save_pretrained(folder)
+
+    def on_validation_epoch_start(self) -> None:
+        """Puts weights that are cut up together, so that ranks may have different numbers of batches."""
+        self.policy.gather()
+
+    def on_validation_epoch_end(self) -> None:
+        """Lets go of them."""
+        self.policy.release()
+
+    def on_test_epoch_start(self) -> None:
+        """Puts weights that are cut up together."""
+        self.policy.gather()
+
+    def on_test_epoch_end(self) -> None:
+        """Lets go of them."""
+        self.policy.release()
+
+    def on_predict_epoch_start(self) -> None:
+        """Puts weights that are cut up together."""
+        self.policy.gather()
+
+    def on_predict_epoch_end(self) -> None:
+        """Lets go of them."""
+        self.policy.release()
 
     def _data(self) -> ServesTasks:
         data = getattr(self.trainer, "datamodule", None)

@@ -14,11 +14,13 @@ import torch
 from lightning.pytorch.strategies import ParallelStrategy, Strategy
 from torch import Tensor
 
+from lit_vlm.functional.memory_errors import free_memory, is_out_of_memory
 from lit_vlm.functional.random_streams import random_stream
 from lit_vlm.functional.token_micro_batches import token_micro_batches
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.rollouts import Loss, PolicyBatch, PolicyTotals, Rollouts, SumOverRanks
 from lit_vlm.models.completion_scoring import CompletionScores, PrefixPass
+from lit_vlm.paradigms.mismatch_correction import MeasuredMismatch, MismatchCorrection, measure_mismatch
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class UpdateSettings:
     """``shared`` computes each prompt once for all its completions, where the model can; ``naive`` once for each."""
     mask_truncated: bool = False
     """Whether completions that met the length limit are left out of the loss; their rewards count in their group."""
+    mismatch: MismatchCorrection = MismatchCorrection()
+    """What is done about an engine whose log-probabilities differ from the policy's, as vLLM's do."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "minibatches", "micro_batch_tokens"):
@@ -124,6 +128,8 @@ class Material:
     as sampled where none is needed."""
     old_log_probs: Tensor | None = None
     """Under the policy before the first step, shape ``(B, T)``; None where there is one step, and so no difference."""
+    mismatch: MismatchCorrection | None = None
+    """What is done about an engine with weights of its own; None where the policy sampled itself."""
 
 
 class PolicyUpdate:
@@ -136,6 +142,8 @@ class PolicyUpdate:
         score: Scores completions, by index, with a graph.
         manual_backward: Runs the backward pass of a scalar.
         strategy: The Trainer's.
+        smaller: Told which completions were too much for the memory, and by what error, it drops all gradients and
+            returns smaller micro-batches, or raises.
     """
 
     def __init__(
@@ -147,6 +155,7 @@ class PolicyUpdate:
         score: Callable[[Tensor], CompletionScores],
         manual_backward: Callable[[Tensor], Any],
         strategy: Strategy,
+        smaller: Callable[[Tensor, BaseException], list[Tensor]],
     ) -> None:
         self.totals = totals
         self._material = material
@@ -155,46 +164,103 @@ class PolicyUpdate:
         self._manual_backward = manual_backward
         self._strategy = strategy
         self._ranks = strategy.world_size if isinstance(strategy, ParallelStrategy) else 1
+        self._smaller = smaller
         self._is_last = False
+        self._begins_anew = False
+        self._given: PolicyBatch | None = None
+        self._rows = passes[0]
         self._names: tuple[str, ...] = ()
         self._maxima: tuple[str, ...] = ()
         self._tokens = 0
         self._sums: Tensor | None = None
         self._peaks: Tensor | None = None
+        self._measured: MeasuredMismatch | None = None
 
     def __iter__(self) -> Iterator[PolicyBatch]:
-        """Yields micro-batches, each with a graph of its own: the pass runs when it is asked for."""
-        given = self._material
-        for place, rows in enumerate(self._passes):
+        """Yields micro-batches, each with a graph of its own: the pass runs when it is asked for.
+
+        Where memory runs out in one, here or in ``backward``, all are yielded again, smaller.
+        """
+        place = 0
+        while place < len(self._passes):
+            self._rows = self._passes[place]
             self._is_last = place + 1 == len(self._passes)
-            scores = self._score(rows)
-            length = scores.log_probs.shape[1]
-            known = scores.log_probs.detach()
-            given.log_probs[rows, :length] = known
-            self._tokens += int(given.mask[rows].sum())
-            reference = given.rollouts.reference_log_probs
-            yield PolicyBatch(
-                log_probs=scores.log_probs,
-                old_log_probs=known if given.old_log_probs is None else given.old_log_probs[rows, :length],
-                advantages=given.advantages[rows, :length].to(known.dtype),
-                mask=given.mask[rows, :length],
-                reference_log_probs=None if reference is None else reference[rows, :length],
-                entropies=scores.entropies,
-            )
+            try:
+                self._given = self._micro_batch(self._rows)
+            except (RuntimeError, MemoryError) as error:
+                self._begin_anew(error)
+            else:
+                yield self._given
+            place += 1
+            if self._begins_anew:
+                free_memory()
+                self._begins_anew = False
+                self._tokens, self._sums, self._peaks = 0, None, None
+                place = 0
+        self._given = None
+
+    def _micro_batch(self, rows: Tensor) -> PolicyBatch:
+        given = self._material
+        scores = self._score(rows)
+        length = scores.log_probs.shape[1]
+        known = scores.log_probs.detach()
+        given.log_probs[rows, :length] = known
+        self._tokens += int(given.mask[rows].sum())
+        reference = given.rollouts.reference_log_probs
+        old = known if given.old_log_probs is None else given.old_log_probs[rows, :length]
+        mask, advantages = given.mask[rows, :length], given.advantages[rows, :length].to(known.dtype)
+        if given.mismatch is not None:
+            sampled = given.rollouts.log_probs[rows, :length]
+            self._measured = measure_mismatch(given.mismatch, old, sampled, mask)
+            advantages = advantages * self._measured.weights
+        return PolicyBatch(
+            log_probs=scores.log_probs,
+            old_log_probs=old,
+            advantages=advantages,
+            mask=mask,
+            reference_log_probs=None if reference is None else reference[rows, :length],
+            entropies=scores.entropies,
+        )
+
+    def _begin_anew(self, error: BaseException) -> None:
+        if not is_out_of_memory(error):
+            raise error
+        self._passes = self._smaller(self._rows, error)
+        self._begins_anew = True
+        if self._given is not None:
+            # Whoever iterates still holds it, and its graph with it.
+            self._given.log_probs, self._given.entropies = self._given.log_probs.detach(), None
 
     def backward(self, loss: Loss) -> None:
         """Adds a micro-batch's gradients to those that have gathered; ranks add theirs up at the last one."""
         alone = self._is_last or not isinstance(self._strategy, ParallelStrategy)
         with nullcontext() if alone else self._strategy.block_backward_sync():  # type: ignore[attr-defined]
             # Strategies average over ranks, while shares add up.
-            self._manual_backward(loss.share * self._ranks)
-        self._names = ("loss", *loss.sums)
-        self._maxima = tuple(f"{name}_max" for name in loss.maxima)
-        sums = torch.stack([loss.share.detach(), *loss.sums.values()])
+            if not self._run_backward(loss.share * self._ranks, is_alone=self._ranks == 1 or not alone):
+                loss.share.detach_()
+                return
+        own_sums, own_maxima = ({}, {}) if self._measured is None else (self._measured.sums, self._measured.maxima)
+        told, maxima = loss.sums | own_sums, loss.maxima | own_maxima
+        self._names = ("loss", *told)
+        self._maxima = tuple(f"{name}_max" for name in maxima)
+        sums = torch.stack([loss.share.detach(), *told.values()])
         self._sums = sums if self._sums is None else self._sums + sums
-        if loss.maxima:
-            peaks = torch.stack(list(loss.maxima.values()))
+        if maxima:
+            peaks = torch.stack(list(maxima.values()))
             self._peaks = peaks if self._peaks is None else torch.maximum(self._peaks, peaks)
+
+    def _run_backward(self, share: Tensor, *, is_alone: bool) -> bool:
+        """Runs a backward pass; False where memory ran out, and the step begins anew."""
+        try:
+            self._manual_backward(share)
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error) and not is_alone:
+                raise UserError(
+                    "memory ran out in the backward pass in which ranks add their gradients up, so that it cannot be "
+                    "tried again; lower model.update.micro_batch_tokens"
+                ) from error
+            self._begin_anew(error)
+        return not self._begins_anew
 
     def figures(self) -> dict[str, float]:
         """Returns the loss, means over the tokens of all passes, and maxima, over micro-batches and ranks.

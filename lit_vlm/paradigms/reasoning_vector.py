@@ -27,6 +27,7 @@ from lit_vlm.merging.merge_vector import write_merged_vector
 from lit_vlm.merging.scaled_task_arithmetic import ScaledTaskArithmetic
 from lit_vlm.merging.task_arithmetic import TaskArithmetic
 from lit_vlm.models.backbone import Backbone
+from lit_vlm.models.sharding import is_cut
 from lit_vlm.models.vision_language_model import GenerationSettings
 from lit_vlm.paradigms.merge_trials import Factors, MeasuredFigure, MergeTrials, figure_table
 from lit_vlm.paradigms.weight_space import WeightSpaceModule
@@ -221,6 +222,11 @@ class ReasoningVectorModule(WeightSpaceModule):
 
     def on_test_epoch_end(self) -> None:
         """Logs the figures of each pass (``test/alpha_-1/exact_match``), and those of what is chosen as ``test/…``."""
+        self.policy.release()
+        if is_cut(self.policy):
+            # What passes set lay open, and is gone with the release.
+            present, self._present = self._present, None
+            self._set(present or self.chosen)
         found: list[tuple[Factors, dict[str, float], bool]] = []
         record = {}
         for index, factors in enumerate(self._compared):

@@ -9,10 +9,12 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.models.adapter_off import without_adapter
 from lit_vlm.models.adapters import AdapterSettings
+from lit_vlm.models.sharding import is_cut, local_part, part_of_whole, whole_of
 from lit_vlm.models.vision_language_model import VisionLanguageModel
 
 ReferenceKind = Literal["adapter_off", "frozen_copy", "cached"]
@@ -118,8 +120,11 @@ class ReferencePolicy:
         self.settings = settings
         self._policy = policy
         self._copy: dict[str, Tensor] = {}
+        """What this rank holds of the weights that train."""
+        self._gathered: dict[str, Tensor] | None = None
+        """All of them, while the policy's lie open on every rank."""
         if settings.kind == "frozen_copy":
-            self._copy = {name: value.detach().clone() for name, value in self._trained()}
+            self._copy = {name: local_part(value.detach()).clone() for name, value in self._trained()}
 
     @property
     def shares_vision(self) -> bool:
@@ -129,7 +134,7 @@ class ReferencePolicy:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Opens a context, without gradients and in evaluation mode, in which the policy is the reference."""
-        with self._policy.decoding():
+        with self._policy.evaluating():
             if self.settings.kind == "adapter_off":
                 with without_adapter(self._policy.model):
                     yield
@@ -152,12 +157,30 @@ class ReferencePolicy:
         with torch.no_grad():
             for name, value in self._trained():
                 # A copy on another device is from before the strategy moved the model.
-                self._copy[name] = self._copy[name].to(value.device).lerp_(value.detach(), self.settings.mixing)
+                own = local_part(value.detach())
+                self._copy[name] = self._copy[name].to(value.device).lerp_(own, self.settings.mixing)
         return True
 
+    def gather(self) -> None:
+        """Puts a copy that is cut up together on every rank, for the time that the policy is; before it, on all ranks.
+
+        Only then may some ranks install the reference and others not.
+        """
+        if self._copy and is_cut(self._policy):
+            self._gathered = {name: whole_of(self._copy[name], value) for name, value in self._trained()}
+
+    def release(self) -> None:
+        """Lets go of what ``gather`` put together."""
+        self._gathered = None
+
     def state_dict(self) -> dict[str, Tensor]:
-        """Returns the copy where it has followed the policy; otherwise the start of the run gives it again."""
-        return self._copy if self.settings.sync_every is not None else {}
+        """Returns the copy where it has followed the policy; otherwise the start of the run gives it again.
+
+        All ranks must ask together.
+        """
+        if self.settings.sync_every is None:
+            return {}
+        return {name: whole_of(self._copy[name], value).cpu() for name, value in self._trained()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Takes the copy of an earlier run.
@@ -172,13 +195,23 @@ class ReferencePolicy:
                 "the checkpoint holds a reference of other weights than this run trains; resume with the same "
                 "model.reference and model.backbone"
             )
-        self._copy = {name: value.clone() for name, value in state.items()}
+        self._copy = {name: part_of_whole(state[name], value).clone() for name, value in self._trained()}
 
     def _trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         return ((name, value) for name, value in self._policy.named_parameters() if value.requires_grad)
 
     def _swap(self) -> None:
+        if self._policy.is_gathered and self._gathered is None:
+            raise RuntimeError("the reference is to be installed in a gathered policy, but was not gathered itself")
+        kept = self._copy if self._gathered is None else self._gathered
         for name, value in self._trained():
-            own = value.data
-            value.data = self._copy[name].to(own.device)
-            self._copy[name] = own
+            if isinstance(value, DTensor):
+                # What is computed with is read from this memory.
+                own = local_part(value.detach())
+                before = own.clone()
+                own.copy_(kept[name])
+                kept[name] = before
+            else:
+                before = value.data
+                value.data = kept[name].to(before.device, before.dtype)
+                kept[name] = before

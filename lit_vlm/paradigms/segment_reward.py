@@ -19,13 +19,14 @@ from lit_vlm.interfaces.segments import HALLUCINATIONS, Hallucination
 from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.segment_classifier import SegmentClassifier, SegmentLogits, save_segment_classifier
 from lit_vlm.models.segment_encoding import SegmentEncoder
-from lit_vlm.models.tuning import summarise_parts
+from lit_vlm.models.vision_language_model import VisionLanguageModel
 from lit_vlm.paradigms.base import VLMModule
+from lit_vlm.paradigms.halved_passes import HalvesBatches, summed_passes
 from lit_vlm.paradigms.optimization import OptimizerSettings
 from lit_vlm.paradigms.policy_module import run_seed
 
 
-class SegmentRewardModule(VLMModule):
+class SegmentRewardModule(HalvesBatches, VLMModule):
     """Teaches a model with a linear head to tell which sub-sentences are wrong, by one kind of hallucination.
 
     The loss is cross-entropy over the three classes of a sub-sentence at the token that ends it, and nowhere else: a
@@ -82,13 +83,9 @@ class SegmentRewardModule(VLMModule):
         """
         return cast(SegmentClassifier, self.policy)
 
-    def configure_model(self) -> None:
-        """Loads the weights and puts the head on them, once."""
-        if self._policy is None:
-            super().configure_model()
-            self._policy = SegmentClassifier(self.policy, run_seed()).train()
-            self._part_summaries = summarise_parts(self.policy.model, self.policy.parts)
-            self._trained_names = frozenset(name for name, value in self.named_parameters() if value.requires_grad)
+    def with_head(self, policy: VisionLanguageModel) -> SegmentClassifier:
+        """Puts the head on the model."""
+        return SegmentClassifier(policy, run_seed())
 
     def setup(self, stage: str) -> None:
         """Prepares the metrics.
@@ -106,13 +103,17 @@ class SegmentRewardModule(VLMModule):
         Returns:
             ``W K`` times the share: the strategy averages over ranks (``W``), Lightning over micro-batches (``K``).
         """
-        judged = self.classifier.judge(batch)
         totals, parts = self.step_totals(batch)
-        share = self._summed_loss(judged) / (max(totals.labels, 1) * parts)
-        hits = (judged.logits.argmax(-1) == judged.classes).sum()
-        self._step_sums = self._step_sums.to(share.device) + torch.stack(
-            [share.detach(), hits.float(), hits.new_tensor(len(judged.classes)).float()]
-        )
+        self._rows_of_batch = len(batch)
+
+        def run(rows: PromptBatch) -> tuple[Tensor, Tensor]:
+            judged = self.classifier.judge(rows)
+            share = self._summed_loss(judged) / (max(totals.labels, 1) * parts)
+            hits = (judged.logits.argmax(-1) == judged.classes).sum()
+            return share, torch.stack([share.detach(), hits.float(), hits.new_tensor(len(judged.classes)).float()])
+
+        share, figures = summed_passes(self.pass_sizes, self.policy, self.encoder, batch, run)
+        self._step_sums = self._step_sums.to(share.device) + figures
         return share * self.averaged_parts
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:

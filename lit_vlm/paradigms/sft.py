@@ -13,10 +13,11 @@ from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.vision_language_model import GenerationSettings
 from lit_vlm.objectives.sft_loss import SFTLoss
 from lit_vlm.paradigms.base import VLMModule
+from lit_vlm.paradigms.halved_passes import HalvesBatches, summed_passes
 from lit_vlm.paradigms.optimization import OptimizerSettings
 
 
-class SFTModule(VLMModule):
+class SFTModule(HalvesBatches, VLMModule):
     """Raises the likelihood of the data's completions.
 
     The loss is a mean over the label tokens of the whole optimizer step, across accumulated micro-batches and ranks.
@@ -56,12 +57,16 @@ class SFTModule(VLMModule):
             ``W K`` times the share: the strategy averages over ranks (``W``), Lightning over micro-batches (``K``).
         """
         totals, parts = self.step_totals(batch)
-        scores = self.policy.score(batch, self.chunk_tokens)
-        share = self.objective(scores, totals) / parts
-        hits = scores.is_top.sum()
-        self._step_sums = self._step_sums.to(share.device) + torch.stack(
-            [share.detach(), hits.float(), hits.new_tensor(len(scores.rows)).float()]
-        )
+        self._rows_of_batch = len(batch)
+
+        def run(rows: PromptBatch) -> tuple[Tensor, Tensor]:
+            scores = self.policy.score(rows, self.chunk_tokens)
+            share = self.objective(scores, totals) / parts
+            hits = scores.is_top.sum()
+            return share, torch.stack([share.detach(), hits.float(), hits.new_tensor(len(scores.rows)).float()])
+
+        share, figures = summed_passes(self.pass_sizes, self.policy, self.encoder, batch, run)
+        self._step_sums = self._step_sums.to(share.device) + figures
         return share * self.averaged_parts
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:

@@ -25,6 +25,7 @@ from lit_vlm.merging.merge_settings import MergeSettings
 from lit_vlm.merging.weight_figures import WeightFigures
 from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.disk_names import memory_names
+from lit_vlm.models.sharding import local_part, part_of_whole
 from lit_vlm.models.vision_language_model import GenerationSettings
 from lit_vlm.paradigms.base import VLMModule
 from lit_vlm.paradigms.strategies import strategy_kind
@@ -196,7 +197,7 @@ class WeightSpaceModule(VLMModule):
         figures = []
         for merged in merged_weights(self.plan, operation, only=set(self._names)):
             parameter = parameters[self._names[merged.planned.place.name]]
-            parameter.copy_(merged.tensor)
+            local_part(parameter).copy_(part_of_whole(merged.tensor, parameter))
             figures.append(merged.figures)
         refuse_zero_deltas(figures, self.plan.donor_labels)
         return figures

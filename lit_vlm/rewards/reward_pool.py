@@ -7,6 +7,7 @@ import os
 import pickle
 import queue
 import sys
+import threading
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,9 @@ from lit_vlm.rewards.reward_worker import packed, unpacked
 
 START_SECONDS = 120.0
 """Longest wait for a process to load its libraries and the reward."""
+
+NOT_ASKED = "was not asked any more"
+"""In the place of an answer, where an earlier question has failed."""
 
 Question = tuple[Sequence[Completion], RewardContext]
 """Completions that are scored together, with what is known beside them."""
@@ -46,8 +50,12 @@ class RewardPool:
         # Copies, also those in other processes, start workers of their own.
         return type(self), self._settings
 
-    def ask(self, questions: Sequence[Question]) -> list[RewardOutput | str]:
+    def ask(self, questions: Sequence[Question], *, to_the_end: bool = True) -> list[RewardOutput | str]:
         """Answers each question by what the reward returned, or by what went wrong.
+
+        Args:
+            questions: Any number.
+            to_the_end: Whether to go on after a fault; if not, later questions are answered by ``NOT_ASKED``.
 
         Raises:
             UserError: A worker could not start or load the reward.
@@ -55,8 +63,18 @@ class RewardPool:
         if self._owner != os.getpid():
             self._claim()  # forked: the workers are the parent's
         executor = ThreadPoolExecutor(max_workers=self._settings[1])
+        has_failed = threading.Event()
+
+        def answer(question: Question) -> RewardOutput | str:
+            if has_failed.is_set() and not to_the_end:
+                return NOT_ASKED
+            found = self._answer(question)
+            if isinstance(found, str):
+                has_failed.set()
+            return found
+
         try:
-            return list(executor.map(self._answer, questions))
+            return list(executor.map(answer, questions))
         finally:
             executor.shutdown(cancel_futures=True)
 

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lit_vlm.functional.time_limit import TimeLimitError, time_limit
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import Completion, RewardOutput
 from lit_vlm.interfaces.roles import Reward
 from lit_vlm.interfaces.rollouts import RewardContext
-from lit_vlm.rewards.reward_pool import RewardPool
+from lit_vlm.rewards.reward_pool import NOT_ASKED, RewardPool
 from lit_vlm.rewards.reward_worker import described
+
+SLOW_SECONDS, LONGEST_SECONDS = 60.0, 300.0
+"""Of a reward without a time limit of its own, over all completions of a batch: until a warning, and until the end."""
 
 Faults = dict[int, str]
 """What went wrong, by row of the batch."""
@@ -32,7 +36,8 @@ class RewardRun:
         """Raises a ``UserError`` that names the reward, the first sample at fault and the number of others."""
         if self.faults:
             row, fault = min(self.faults.items())
-            others = f" (and {len(self.faults) - 1} more completions of this batch)" if len(self.faults) > 1 else ""
+            count = sum(reason != NOT_ASKED for reason in self.faults.values())
+            others = f" (and {count - 1} more completions of this batch)" if count > 1 else ""
             raise UserError(
                 f"the reward {name!r} {fault}, on sample {completions[row].sample.id!r}{others}. Mend it, or set its "
                 "on_error to unscorable to leave such completions out"
@@ -40,7 +45,12 @@ class RewardRun:
 
 
 def run_reward(
-    reward: Reward, completions: Sequence[Completion], context: RewardContext, pool: RewardPool | None = None
+    reward: Reward,
+    completions: Sequence[Completion],
+    context: RewardContext,
+    pool: RewardPool | None = None,
+    *,
+    to_the_end: bool = True,
 ) -> RewardRun:
     """Asks a reward about a batch and checks its answer.
 
@@ -52,6 +62,7 @@ def run_reward(
         completions: ``B`` of them.
         context: What is known beside them.
         pool: Processes that ask ``reward``, where each question has a time limit.
+        to_the_end: Whether a pool goes on after a fault; rows that it does not ask any more count as faults too.
 
     Returns:
         Scores of all rows; a fault is an exception, a time limit passed, a wrong number of scores, or a score that is
@@ -62,7 +73,7 @@ def run_reward(
     units = _units(reward, len(completions), context)
     questions = [([completions[row] for row in unit], _part_of(context, unit)) for unit in units]
     if pool is not None:
-        return _joined(units, pool.ask(questions), context)
+        return _joined(units, pool.ask(questions, to_the_end=to_the_end), context)
     rows = tuple(range(len(completions)))
     whole = _joined([rows], [_asked(reward, completions, context)], context)
     if len(whole.faults) < len(rows) or len(units) == 1:
@@ -92,7 +103,13 @@ def _part_of(context: RewardContext, rows: Sequence[int]) -> RewardContext:
 
 def _asked(reward: Reward, completions: Sequence[Completion], context: RewardContext) -> RewardOutput | str:
     try:
-        return reward(completions, context)
+        with time_limit(f"the reward {type(reward).__name__}", SLOW_SECONDS, LONGEST_SECONDS):
+            return reward(completions, context)
+    except TimeLimitError as limit:
+        raise UserError(
+            f"{limit} over {len(completions)} completions; give it a timeout (seconds for each completion) under "
+            "WeightedRewards: it then runs in a process of its own, where a hanging one can be told from a slow one"
+        ) from limit
     # A user's own code may raise anything; nothing is hidden, the caller reports it with the sample.
     except Exception as error:
         return described(error)

@@ -97,8 +97,10 @@ class WeightedReward:
         Raises:
             UserError: A completion could not be scored and ``on_error`` is ``stop``.
         """
-        run = run_reward(self.reward, completions, context, self._pool)
-        if self.on_error == "stop":
+        stops = self.on_error == "stop"
+        # One that hangs on all completions would take its time for each.
+        run = run_reward(self.reward, completions, context, self._pool, to_the_end=not stops)
+        if stops:
             run.stop_at_faults(self.name, completions)
         return run
 

@@ -1,5 +1,6 @@
 import logging
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,11 @@ def test_an_option_that_lies_deep_can_be_set_to_null(capsys):
         (["--trainer.max_steps", "x"], ("--trainer.max_steps", "a whole number")),
         (["--trainer.precision", "7"], ("--trainer.precision", "'bf16-mixed'")),
         (["--trainer.strategy", "dddp"], ("dddp", "ddp")),
+        pytest.param(
+            ["--trainer.strategy", "deepspeed_stage_2"],
+            ("'deepspeed_stage_2' needs DeepSpeed", "pip install deepspeed"),
+            marks=pytest.mark.skipif(find_spec("deepspeed") is not None, reason="DeepSpeed is installed"),
+        ),
         (["--trainer.callbacks+=Nope"], ("--trainer.callbacks", "'Nope'")),
         (["--ckpt_path", "https://example.invalid/a.ckpt"], ("--ckpt_path", "download it")),
         (["--ckpt_path", "no/such.ckpt"], ("--ckpt_path", "there is no 'no/such.ckpt'")),

@@ -127,3 +127,26 @@ def test_the_real_encoder_leaves_out_a_broken_image_and_makes_a_neutral_batch_of
     nothing = random_tiny_encoder.encode([])
     assert nothing.count().labels == 0
     assert nothing.input_ids.shape == (1, 1)
+
+
+def test_a_file_that_vanishes_during_the_run_is_named(tmp_path):
+    from lit_vlm.data.records.record_files import open_file
+
+    file = tmp_path / "train.jsonl"
+    file.write_text('{"a": 1}\n{"a": 2}\n')
+    records = open_file(file)
+    assert records[1].values == {"a": 2}
+
+    class Read(Dataset):
+        def __getitem__(self, index):
+            return Sample(id=str(records[index].values["a"]), messages=())
+
+    reader = BatchReader(Read(), encode)
+    assert reader[0, [0]].batch is not None
+    file.unlink()
+    reading = reader[1, [1]]
+    assert reading.batch is None
+    assert str(reading.fault) == (
+        f"{file} cannot be read any more: No such file or directory; put it back as it was, and resume with "
+        "--ckpt_path last"
+    )

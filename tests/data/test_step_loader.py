@@ -113,9 +113,10 @@ def test_a_run_resumes_with_the_batches_that_no_update_has_used_also_of_the_epoc
             assert taken == expected[:stop]
             second = loader(order(), limit=limit)
             second.load_state_dict(json.loads(json.dumps(first.state_dict())))
-            # The Trainer ends the epoch where it would have ended, so many batches earlier in the order.
+            # The Trainer ends the epoch where it would have ended, so many batches earlier in the order; after its last
+            # batch it asks for the next one.
             rest = [rows(batch) for batch in second]
-            assert len(rest) == -stop % length
+            assert len(rest) == length - stop % length
             again = stop - waiting
             assert rest + [rows(batch) for batch in second] == expected[again : again + len(rest) + length]
 
@@ -261,7 +262,6 @@ def test_a_resumed_run_remembers_the_bad_samples_it_met():
     list(first)
     second = loader(bad=(1,), most=2)
     second.load_state_dict(first.state_dict())
-    assert list(second) == []  # the first epoch was over
     with pytest.raises(
         TooManyBadSamplesError, match=r"3 of 12.*\. line [37]: it is no JSON; line [37]: .*; line 1: it"
     ):

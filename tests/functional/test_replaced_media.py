@@ -4,6 +4,7 @@ from lit_vlm.functional.image_size import image_size
 from lit_vlm.functional.media import open_image
 from lit_vlm.functional.replaced_media import (
     GREY,
+    blank_picture,
     media_names,
     media_sizes,
     with_blank_media,
@@ -87,3 +88,9 @@ def test_equal_names_are_equal_pictures(tmp_path):
 
 def test_the_same_picture_may_serve_many():
     assert colours(with_media_of(sample(*[picture("red")] * 4), sample(picture("blue"))).images) == [BLUE] * 4
+
+
+def test_a_blank_picture_is_grey_all_over():
+    made = blank_picture(3, 2)
+    assert image_size(made) == (3, 2)
+    assert open_image(made).getcolors() == [(6, GREY)]

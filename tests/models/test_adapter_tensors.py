@@ -76,11 +76,12 @@ def test_weights_are_those_that_peft_merges(family: str, family_folder: Callable
     "settings",
     [
         {"use_rslora": True},
+        {"use_dora": True},
         {"rank_pattern": {"up_proj": 4}, "alpha_pattern": {r"layers\.0\.mlp\.up_proj": 3}},
         {"modules_to_save": ["lm_head", "norm"]},
         {"target_modules": ["q_proj"], "bias": "lora_only"},
     ],
-    ids=["rslora", "patterns", "whole", "bias"],
+    ids=["rslora", "dora", "patterns", "whole", "bias"],
 )
 @pytest.mark.filterwarnings("ignore")
 def test_scales_and_whole_weights(
@@ -167,7 +168,8 @@ def test_an_adapter_that_training_saved_is_read(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"use_dora": True}, "no plain LoRA: it has use_dora True; load it with peft"),
+        ({"use_dora": True}, r"lora_A\.weight' without its magnitude; save it again"),
+        ({"alora_invocation_tokens": [1]}, r"no plain LoRA: it has alora_invocation_tokens \[1\]; load it with peft"),
         ({"target_parameters": ["experts"]}, "target_parameters"),
         ({"something_new": {"a": 1}}, "something_new"),
         ({"init_lora_weights": "pissa"}, "begun with 'pissa'"),
@@ -187,6 +189,7 @@ def test_other_adapters_are_to_be_merged_first(tmp_path: Path, settings: dict[st
     ("change", "message"),
     [
         ({A.replace("lora_A", "lora_magnitude_vector"): torch.ones(2)}, "no part of a plain LoRA"),
+        ({A.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(2)}, "which is no magnitude of DoRA"),
         ({A.replace("lora_A.weight", "lora_embedding_A"): torch.ones(2, 3)}, "no part of a plain LoRA"),
         ({"model.norm.weight": torch.ones(3)}, "no part of a plain LoRA"),
         ({A: torch.ones(2, 4)}, r"shapes \(2, 2\) and \(2, 4\) .* has \(2, 3\)"),

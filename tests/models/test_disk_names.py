@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.models.backbone import Backbone
-from lit_vlm.models.disk_names import memory_names
+from lit_vlm.models.disk_names import disk_groups, memory_names, write_as_loaded, written_weights
 from lit_vlm.models.tiny_vlm import TINY_FOLDER
 from tests.models.family_checkpoints import FAMILIES, TEXT_ONLY
 
@@ -52,6 +52,42 @@ def test_names_are_those_that_save_pretrained_writes(
     assert load_file(tmp_path / "model.safetensors").keys() == memory_names(model).keys()
 
 
+def streamed(skeleton: Any, held: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Writes a model group by group, from a skeleton and numbers."""
+    written: dict[str, torch.Tensor] = {}
+    for group in disk_groups(skeleton):
+        named = written_weights(skeleton, {name: held[name] for name in group})
+        assert not named.keys() & written.keys()
+        written |= named
+    return written
+
+
+def check_written(found: dict[str, torch.Tensor], saved: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == saved.keys()
+    assert all(torch.equal(value, saved[name]) for name, value in found.items())
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava"])
+def test_a_skeleton_is_written_as_the_model_that_was_loaded(
+    family: str, family_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = family_folder(family)
+    model, skeleton = load(folder, family), on_meta(folder, family)
+    model.save_pretrained(tmp_path)
+    write_as_loaded(skeleton, load_file(folder / "model.safetensors"))
+    groups = disk_groups(skeleton)
+    assert max(map(len, groups)) == 1
+    check_written(streamed(skeleton, model.state_dict()), load_file(tmp_path / "model.safetensors"))
+
+
+def test_a_model_of_its_own_is_written_as_a_new_one(family_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    configuration = transformers.AutoConfig.from_pretrained(family_folder("llava"))
+    model, skeleton = (transformers.AutoModelForImageTextToText.from_config(configuration) for _ in range(2))
+    model.save_pretrained(tmp_path)
+    write_as_loaded(skeleton, None)
+    check_written(streamed(skeleton, model.state_dict()), load_file(tmp_path / "model.safetensors"))
+
+
 def test_the_bundled_model_ties_its_head() -> None:
     policy = Backbone().load_model(Backbone().load_encoder())
     names = memory_names(policy.model)
@@ -84,18 +120,33 @@ def test_what_the_model_lacks_is_left_out(family_folder: Callable[[str], Path]) 
     }
 
 
+EXPERTS = transformers.Qwen3MoeConfig(
+    vocab_size=16,
+    hidden_size=8,
+    intermediate_size=8,
+    moe_intermediate_size=8,
+    num_hidden_layers=2,
+    num_attention_heads=1,
+    num_key_value_heads=1,
+    num_experts=2,
+    num_experts_per_tok=1,
+)
+
+
+def test_stacked_experts_are_written_one_by_one_a_layer_at_a_time(tmp_path: Path) -> None:
+    transformers.Qwen3MoeForCausalLM(EXPERTS).save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    model = transformers.Qwen3MoeForCausalLM.from_pretrained(tmp_path)
+    with torch.device("meta"):
+        skeleton = transformers.Qwen3MoeForCausalLM(EXPERTS)
+    write_as_loaded(skeleton, saved)
+    assert any("experts.1.up_proj" in name for name in saved)
+    assert 1 < max(map(len, disk_groups(skeleton))) < len(model.state_dict()) // 2 + 1
+    check_written(streamed(skeleton, model.state_dict()), saved)
+
+
 def test_stacked_experts_are_refused() -> None:
-    configuration = transformers.Qwen3MoeConfig(
-        vocab_size=16,
-        hidden_size=8,
-        intermediate_size=8,
-        moe_intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        num_key_value_heads=1,
-        num_experts=2,
-        num_experts_per_tok=1,
-    )
+    configuration = EXPERTS
     with torch.device("meta"):
         model = transformers.Qwen3MoeForCausalLM(configuration)
     with pytest.raises(UserError, match="Qwen3MoeForCausalLM does not store the weight .*experts"):

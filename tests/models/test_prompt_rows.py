@@ -42,3 +42,13 @@ def test_unknown_pixels_are_not_guessed(random_tiny_model, random_tiny_encoder, 
         prompts.input_ids, prompts.attention_mask, {**prompts.visual, "aspect_ratio_ids": torch.zeros(2)}
     )
     assert select_prompts(random_tiny_model.model, strange, torch.tensor([1])) is None
+
+
+def test_the_only_image_of_a_batch_is_found(random_tiny_model, random_tiny_encoder, make_sample):
+    prompts = random_tiny_encoder.encode_prompts([make_sample("x", "1", images=0), make_sample("y", "2")])
+    alone = random_tiny_encoder.encode_prompts([make_sample("z", "3"), make_sample("y", "2")])
+    found = select_prompts(random_tiny_model.model, prompts, torch.tensor([1]))
+    wanted = select_prompts(random_tiny_model.model, alone, torch.tensor([1]))
+    assert found is not None
+    assert found.visual["pixel_values"].shape == wanted.visual["pixel_values"].shape
+    assert torch.equal(found.visual["pixel_values"], prompts.visual["pixel_values"])

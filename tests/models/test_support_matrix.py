@@ -18,7 +18,7 @@ SUPPORTED = {
     "ddp": (FULL, LORA, NF4, INT8),
     "deepspeed": (FULL, LORA, NF4, INT8),
     "fsdp1": (FULL, LORA, NF4),
-    "fsdp2": (),
+    "fsdp2": (FULL, LORA),
     "deepspeed_3": (FULL, LORA),
 }
 

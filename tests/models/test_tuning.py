@@ -106,6 +106,17 @@ def test_gradients_are_checkpointed_where_layers_train_only(load, random_tiny_en
             torch.testing.assert_close(other.grad, one.grad, msg=name)
 
 
+@pytest.mark.parametrize("options", [{"train_parts": ("language",)}, {"adapter": AdapterSettings()}])
+def test_a_frozen_tower_keeps_no_graph_where_gradients_are_checkpointed(
+    options, load, random_tiny_encoder, image_sample
+):
+    model = load(gradient_checkpointing=True, **options).train()
+    features = model.encode_media(random_tiny_encoder.encode_prompts([image_sample]))
+    assert not features.has_graph
+    model.score(random_tiny_encoder.encode([image_sample])).log_probs.sum().backward()
+    assert all((value.grad is not None) == value.requires_grad for value in model.parameters())
+
+
 def test_a_frozen_language_part_is_checkpointed_on_the_way_to_the_projector(load, random_tiny_encoder, image_sample):
     model = load(train_parts=("projector",), gradient_checkpointing=True).train()
     calls = {"language": 0, "vision": 0}

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lit_vlm.data.digits_reasoning import DigitsReasoning
+from lit_vlm.models.sharding import whole
 from lit_vlm.models.tiny_vlm import TINY_FOLDER
 from lit_vlm.models.vision_language_model import GenerationSettings
 from tests.merging.perturbed_models import changed
@@ -71,8 +72,8 @@ def trainer(folder: Path, **options) -> lightning.Trainer:
 
 
 def in_memory(module) -> Mapping[str, Tensor]:
-    """Copies the weights that a module holds."""
-    return {name: value.detach().clone() for name, value in module.policy.model.state_dict().items()}
+    """Copies the weights that a module holds; where they are cut up, on all ranks together."""
+    return {name: whole(value.detach()).clone() for name, value in module.policy.model.state_dict().items()}
 
 
 SHORT = GenerationSettings(max_new_tokens=2)

@@ -19,12 +19,14 @@ import torch
 from lit_vlm.models.backbone import Backbone
 from tests.paradigms.merge_material import SHORT, digits, in_memory, trainer
 devices, options, folder = int(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3]).parent
-ranks = dict(devices=devices, strategy="ddp") if devices > 1 else {{}}
+strategy = options.pop("strategy")
+ranks = dict(devices=devices, strategy=strategy) if devices > 1 else {{}}
 
 
 def finish(model, figures):
+    weights = in_memory(model)
     if model.global_rank == 0:
-        torch.save((figures, in_memory(model)), sys.argv[3])
+        torch.save((figures, weights), sys.argv[3])
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
@@ -70,19 +72,20 @@ def same_weights(alone, together, tolerance):
         assert together[name].float() == pytest.approx(alone[name].float(), abs=tolerance), name
 
 
-def both(tmp_path, script, options):
+def both(tmp_path, script, options, strategy="ddp"):
     """Runs a script on one process and on two, each in a folder of its own."""
     results = []
     for devices in (1, 2):
         folder = tmp_path / str(devices)
         folder.mkdir()
-        results.append(run_script(script, folder / "out.pt", devices, json.dumps(options)))
+        results.append(run_script(script, folder / "out.pt", devices, json.dumps({**options, "strategy": strategy})))
     return results
 
 
-def test_two_processes_search_as_one(tmp_path):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_search_as_one(tmp_path, strategy):
     folders = planted(tmp_path / "models", BEST, size=3.0)
-    ((one, one_test), alone), ((two, two_test), together) = both(tmp_path, SEARCH, folders)
+    ((one, one_test), alone), ((two, two_test), together) = both(tmp_path, SEARCH, folders, strategy)
     assert two["best"] == one["best"] == [BEST]
     assert [trial["candidate"] for trial in two["trials"]] == [trial["candidate"] for trial in one["trials"]]
     for first, second in zip([one["unchanged"], *one["trials"]], [two["unchanged"], *two["trials"]], strict=True):

@@ -2,13 +2,14 @@ import pytest
 import torch
 
 from lit_vlm.advantages.group_filter import GroupFilter
+from lit_vlm.callbacks.non_finite_guard import NonFiniteGuard
 from lit_vlm.callbacks.rollout_callback import RolloutCallback
+from lit_vlm.functional.fault_folder import read_fault
 from lit_vlm.interfaces.capabilities import HasCoefficients, ProbesPolicy, SamplesRollouts
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.objectives.clipped_policy_loss import ClippedPolicyLoss
 from lit_vlm.paradigms.group_sampling import GroupSampling
 from lit_vlm.paradigms.grpo import GRPOModule
-from lit_vlm.paradigms.on_policy import MOST_SKIPPED
 from lit_vlm.paradigms.policy_update import UpdateSettings
 from lit_vlm.paradigms.reference_policy import ReferenceSettings
 from tests.paradigms.on_policy_material import Same, data, fit, module
@@ -164,7 +165,7 @@ def test_an_unknown_metric_of_the_filter_is_told_before_the_first_update(random_
         fit(model, data(model.encoder))
 
 
-def test_updates_without_finite_gradients_change_nothing_and_end_the_run(random_tiny_folder):
+def test_updates_without_finite_gradients_change_nothing_and_end_the_run(random_tiny_folder, tmp_path):
     class Spoil(RolloutCallback):
         """Lets a few gradients be NaN."""
 
@@ -175,14 +176,18 @@ def test_updates_without_finite_gradients_change_nothing_and_end_the_run(random_
             if trainer.global_step < self.rounds:
                 iteration.advantages.values = iteration.advantages.values * torch.nan
 
+    options = {"default_root_dir": tmp_path}
     model = module(random_tiny_folder)
     _, before = fit(model, data(model.encoder), steps=0)
-    watch, after = fit(model, data(model.encoder), steps=1, callbacks=[Spoil(1)])
+    skipping = [Spoil(1), NonFiniteGuard(action="skip", most_in_a_row=2)]
+    watch, after = fit(model, data(model.encoder), steps=1, callbacks=skipping, **options)
     assert watch.figure("skipped_updates") == [1.0]
     assert all(torch.equal(before[name], after[name]) for name in before)
+    assert read_fault(tmp_path / "faults" / "step_0_rank_0").rollouts["advantages"].isnan().any()
     model = module(random_tiny_folder)
-    with pytest.raises(UserError, match="updates in a row are infinite or NaN"):
-        fit(model, data(model.encoder, train_size=400), steps=40, callbacks=[Spoil(MOST_SKIPPED + 1)])
+    skipping = [Spoil(3), NonFiniteGuard(action="skip", most_in_a_row=2)]
+    with pytest.raises(UserError, match="3 steps in a row would be skipped"):
+        fit(model, data(model.encoder), steps=4, callbacks=skipping, **options)
 
 
 def test_gradients_are_cut_down_to_their_largest_norm(random_tiny_folder):

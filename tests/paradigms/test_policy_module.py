@@ -75,7 +75,7 @@ def test_a_module_tells_its_parts_and_what_an_image_costs(module):
 
 def test_a_strategy_that_does_not_go_with_the_model_is_refused_before_it_is_loaded():
     quantised = Backbone("/nowhere", adapter=AdapterSettings(), quantisation=QuantisationSettings(kind="int8"))
-    for backbone, strategy in ((Backbone("/nowhere"), ModelParallelStrategy()), (quantised, FSDPStrategy())):
+    for backbone, strategy in ((quantised, ModelParallelStrategy()), (quantised, FSDPStrategy())):
         module = PolicyModule(backbone)
         module._trainer = SimpleNamespace(
             datamodule=Data(), is_global_zero=True, precision_plugin=None, strategy=strategy

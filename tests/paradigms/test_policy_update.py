@@ -115,7 +115,11 @@ class TwoRanks(DDPStrategy):
         return {"sum": tensor * 2, "max": tensor}[reduce_op]
 
 
-def update(strategy, passes, backward):
+def never(rows, error):
+    raise error
+
+
+def update(strategy, passes, backward, smaller=never):
     given = rollouts()
     weight = torch.tensor(2.0, requires_grad=True)
 
@@ -125,7 +129,9 @@ def update(strategy, passes, backward):
 
     material = Material(given, given.mask.float(), given.mask, torch.zeros(given.mask.shape))
     totals = PolicyTotals(tokens=20, sequences=10, active_sequences=10, max_tokens=4)
-    run = PolicyUpdate(material, passes, totals, score=score, manual_backward=backward, strategy=strategy)
+    run = PolicyUpdate(
+        material, passes, totals, score=score, manual_backward=backward, strategy=strategy, smaller=smaller
+    )
     return run, material, weight
 
 
@@ -161,3 +167,61 @@ def test_an_update_whose_losses_were_not_handed_back_has_no_figures():
     run, *_ = update(SingleDeviceStrategy(torch.device("cpu")), [torch.arange(2)], lambda loss: None)
     with pytest.raises(RuntimeError, match="handed to backward"):
         run.figures()
+
+
+@pytest.mark.parametrize("fails_in", ["forward", "backward"])
+def test_a_step_in_which_memory_runs_out_begins_anew_with_smaller_passes(fails_in):
+    asked = []
+
+    def smaller(rows, error):
+        asked.append((rows.tolist(), str(error)))
+        weight.grad = None
+        return [torch.arange(2), torch.arange(2, 4), torch.arange(4, 10)]
+
+    def backward(loss):
+        loss.backward()
+        if fails_in == "backward" and not asked and len(run._rows) == 6:
+            raise torch.OutOfMemoryError("no memory in the midst of it")
+
+    strategy = SingleDeviceStrategy(torch.device("cpu"))
+    passes = [torch.arange(4), torch.arange(4, 10)]
+    run, material, weight = update(strategy, passes, backward, smaller)
+    score = run._score
+
+    def scarce(rows):
+        if fails_in == "forward" and not asked and len(rows) == 6:
+            raise torch.OutOfMemoryError("no memory")
+        return score(rows)
+
+    run._score = scarce
+    seen = []
+    for batch in run:
+        seen.append(len(batch.mask))
+        tokens = (batch.log_probs * batch.mask).sum()
+        run.backward(Loss(tokens / 20, {"ones": batch.mask.sum().float()}))
+    assert [rows for rows, _ in asked] == [list(range(4, 10))]
+    assert seen == ([4, 2, 2, 6] if fails_in == "forward" else [4, 6, 2, 2, 6])
+    # As though nothing had happened.
+    assert weight.grad == pytest.approx(1.0)
+    assert run.figures() == {"loss": 2.0, "ones": 1.0}
+    assert torch.equal(material.log_probs, 2.0 * material.mask)
+
+
+def test_memory_that_runs_out_where_ranks_add_up_ends_the_run():
+    def backward(loss):
+        raise torch.OutOfMemoryError("no memory")
+
+    run, _, _ = update(TwoRanks(), [torch.arange(10)], backward)
+    batch = next(iter(run))
+    with pytest.raises(UserError, match="ranks add their gradients up.*micro_batch_tokens"):
+        run.backward(Loss(batch.log_probs.sum()))
+
+
+def test_other_errors_are_not_tried_again():
+    def backward(loss):
+        raise RuntimeError("shapes differ")
+
+    run, _, _ = update(SingleDeviceStrategy(torch.device("cpu")), [torch.arange(10)], backward)
+    batch = next(iter(run))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        run.backward(Loss(batch.log_probs.sum()))

@@ -7,11 +7,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from lit_vlm.interfaces.errors import UserError
+from lit_vlm.interfaces.records import RewardOutput
 from lit_vlm.interfaces.rollouts import RewardContext
 from lit_vlm.rewards.function_reward import FunctionReward
-from lit_vlm.rewards.reward_pool import RewardPool
+from lit_vlm.rewards.reward_pool import NOT_ASKED, RewardPool
+from lit_vlm.rewards.reward_run import RewardRun
 
 SOURCE = """
 import os, re, sys, time
@@ -122,3 +125,16 @@ def test_a_reward_that_cannot_be_pickled_is_refused(complete):
 
     with pytest.raises(UserError, match="Local cannot go to a process of its own"):
         RewardPool(Local("math.sqrt"), 1, 1.0).ask([([complete("a")], RewardContext())])
+
+
+@pytest.mark.slow
+def test_one_that_hangs_on_all_completions_is_given_up_after_the_first(pool, complete):
+    questions = [([complete("loop")], RewardContext()) for _ in range(40)]
+    started = time.monotonic()
+    answers = pool.ask(questions, to_the_end=False)
+    assert time.monotonic() - started < 60  # and not forty times two seconds over two workers
+    assert answers[0] == "took longer than 2 s"
+    assert answers[-1] == NOT_ASKED
+    run = RewardRun(RewardOutput(torch.zeros(40)), dict(enumerate(answers)))
+    with pytest.raises(UserError, match=r"'slow' took longer than 2 s, on sample 's' \(and [1-4] more completions"):
+        run.stop_at_faults("slow", [complete("loop")] * 40)

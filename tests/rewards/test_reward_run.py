@@ -1,3 +1,4 @@
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -7,6 +8,7 @@ from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import RewardOutput
 from lit_vlm.interfaces.roles import Reward
 from lit_vlm.interfaces.rollouts import RewardContext
+from lit_vlm.rewards import reward_run
 from lit_vlm.rewards.reward_run import run_reward
 
 
@@ -119,3 +121,23 @@ def test_a_reward_of_groups_is_asked_group_by_group_to_find_the_fault(complete):
 def test_no_completion_is_no_question(complete):
     given, _ = run(complete, [], ShapeFault())
     assert given.output.total.shape == (0,)
+
+
+@dataclass(frozen=True)
+class Hanging(Reward):
+    """Waits for ever, whatever goes wrong meanwhile."""
+
+    def __call__(self, completions, context=RewardContext()):
+        while True:
+            try:
+                time.sleep(600)
+            except Exception:
+                continue
+
+
+def test_a_reward_that_hangs_ends_the_run_and_is_not_asked_again(monkeypatch, complete):
+    monkeypatch.setattr(reward_run, "LONGEST_SECONDS", 0.3)
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"the reward Hanging took longer than 0.3 s over 2 completions; .*a timeout"):
+        run_reward(Hanging(), [complete("a"), complete("b")], RewardContext())
+    assert time.monotonic() - start < 10

@@ -17,6 +17,7 @@ import numpy
 import pyarrow
 import pyarrow.parquet
 
+from lit_vlm.data.records.json_lines import LONGEST_RECORD
 from lit_vlm.data.records.record import Record, RecordFile
 from lit_vlm.interfaces.errors import BadSampleError, UserError
 
@@ -24,6 +25,8 @@ SCANNED = 64
 """Rows that are Python objects at one time while all are read."""
 CACHED_BYTES = 1 << 28
 """Decoded row groups that a process keeps over all its files, 256 MiB; one is kept whatever its size."""
+ROW_SHARE = 4
+"""How many times the bytes of a JSON record a row may have, since it may hold the images that a record names."""
 LARGE_GROUP = 1 << 27
 """Uncompressed bytes of a row group from which random access is slow: each row decodes 128 MiB."""
 
@@ -36,10 +39,12 @@ class ColumnarFile(RecordFile):
     Args:
         path: File or folder.
         sizes: Rows of each group.
+        longest_record: Bytes of a JSON record that is still read; a row may hold ``ROW_SHARE`` times as many.
     """
 
-    def __init__(self, path: Path, sizes: Sequence[int]) -> None:
+    def __init__(self, path: Path, sizes: Sequence[int], longest_record: int = LONGEST_RECORD) -> None:
         self.path = path
+        self._largest_row = ROW_SHARE * longest_record
         self._ends = numpy.cumsum(numpy.array(sizes, numpy.int64))
 
     def __len__(self) -> int:
@@ -53,8 +58,7 @@ class ColumnarFile(RecordFile):
         self._check_index(index)
         group = int(numpy.searchsorted(self._ends, index, side="right"))
         first = int(self._ends[group - 1]) if group else 0
-        (row,) = self._group(group).slice(index - first, 1).to_pylist()
-        return Record(row, self.origin(index), self.path if self.path.is_dir() else self.path.parent)
+        return self._record(self._group(group).slice(index - first, 1), index)
 
     def scan(self) -> Iterator[Record | BadSampleError]:
         """Yields all rows in order, ``SCANNED`` of them as Python objects at one time."""
@@ -63,9 +67,26 @@ class ColumnarFile(RecordFile):
         for number in range(len(self._ends)):
             group = self._group(number)
             for start in range(0, group.num_rows, SCANNED):
-                for row in group.slice(start, SCANNED).to_pylist():
-                    yield Record(row, self.origin(index), folder)
+                some = group.slice(start, SCANNED)
+                if some.nbytes <= self._largest_row:
+                    for row in some.to_pylist():
+                        yield Record(row, self.origin(index), folder)
+                        index += 1
+                    continue
+                for place in range(some.num_rows):
+                    try:
+                        yield self._record(some.slice(place, 1), index)
+                    except BadSampleError as fault:
+                        yield fault
                     index += 1
+
+    def _record(self, row: pyarrow.Table | pyarrow.RecordBatch, index: int) -> Record:
+        """Makes Python objects of a row, unless it is too large."""
+        if row.nbytes > self._largest_row:
+            reason = f"the row has {row.nbytes:,} bytes, more than the {self._largest_row:,} allowed"
+            raise BadSampleError(self.origin(index), f"{reason}; make it smaller, or raise data.longest_record")
+        (value,) = row.to_pylist()
+        return Record(value, self.origin(index), self.path if self.path.is_dir() else self.path.parent)
 
     @abstractmethod
     def _group(self, group: int) -> pyarrow.Table | pyarrow.RecordBatch:
@@ -79,7 +100,7 @@ class ParquetFile(ColumnarFile):
         UserError: It is no Parquet file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, longest_record: int = LONGEST_RECORD) -> None:
         with _opened(path) as file:
             groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
         largest = max((group.total_byte_size for group in groups), default=0)
@@ -90,7 +111,7 @@ class ParquetFile(ColumnarFile):
                 path,
                 f"{largest / 2**20:,.0f}",
             )
-        super().__init__(path, [group.num_rows for group in groups])
+        super().__init__(path, [group.num_rows for group in groups], longest_record)
 
     def _group(self, group: int) -> pyarrow.Table:
         key = (str(self.path), group)
@@ -124,9 +145,9 @@ class SavedDataset(ColumnarFile):
         UserError: A file is missing or broken, or the folder holds several splits.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, longest_record: int = LONGEST_RECORD) -> None:
         self._batches: list[pyarrow.RecordBatch] | None = _mapped_batches(path)
-        super().__init__(path, [batch.num_rows for batch in self._batches])
+        super().__init__(path, [batch.num_rows for batch in self._batches], longest_record)
 
     def __getstate__(self) -> dict[str, Any]:
         # Batches would be pickled with their contents; the files are mapped again instead.

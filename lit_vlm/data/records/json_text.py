@@ -17,6 +17,8 @@ _COMPRESSED = {
     b"\xfd7zX": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
 }
+DEEPEST = 100
+"""Levels of lists and objects that a record may have: far more than any has, and few enough to be walked by calls."""
 _SHOWN = 30  # characters around a fault
 
 
@@ -51,9 +53,22 @@ def parse_record(data: bytes, origin: str) -> dict[str, Any]:
         raise BadSampleError(origin, "the JSON is nested too deeply") from fault
     except ValueError as fault:  # an integer of thousands of digits
         raise BadSampleError(origin, "no readable JSON: a number of thousands of digits") from fault
+    if data.count(b"[") + data.count(b"{") > DEEPEST and is_deep(value):
+        raise BadSampleError(origin, f"the JSON is nested more than {DEEPEST} deep; flatten it")
     if not isinstance(value, dict):
         raise BadSampleError(origin, f"a record must be an object like {{...}}, this is a {kind_of(value)}")
     return value
+
+
+def is_deep(value: Any) -> bool:
+    """Tells whether a JSON value holds lists and objects more than ``DEEPEST`` deep; steps level by level."""
+    level = [value]
+    for _ in range(DEEPEST):
+        inner = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [item for items in inner for item in items if isinstance(item, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def json_reason(fault: json.JSONDecodeError) -> str:

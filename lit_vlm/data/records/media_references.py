@@ -32,12 +32,18 @@ class MediaRoots:
         prefixes: Folder for each beginning of a path, longest first.
         max_image_pixels: Largest image, None for the reader's own limit.
         max_video_seconds: Longest video, None for the reader's own limit.
+        max_media_bytes: Longest file of an image or video, None for the reader's own limits.
     """
 
     default: Path
     prefixes: Mapping[str, Path] = field(default_factory=dict)
     max_image_pixels: int | None = None
     max_video_seconds: float | None = None
+    max_media_bytes: int | None = None
+
+    def encoded(self, content: bytes) -> MediaRef:
+        """Refers to the contents of a file."""
+        return MediaRef(bytes=content, max_pixels=self.max_image_pixels, max_bytes=self.max_media_bytes)
 
     def locate(self, path: str) -> MediaRef:
         """Finds the root of a path; whether the file lies in it is checked when it is opened.
@@ -61,7 +67,7 @@ class MediaRoots:
         )
 
     def _reference(self, path: str, root: Path) -> MediaRef:
-        return MediaRef(path=path, root=str(root), max_pixels=self.max_image_pixels)
+        return MediaRef(path=path, root=str(root), max_pixels=self.max_image_pixels, max_bytes=self.max_media_bytes)
 
 
 def media_list(value: Any) -> list[Any]:
@@ -84,15 +90,15 @@ def image_reference(value: Any, roots: MediaRoots) -> MediaRef:
     """
     value = _inner(value)
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return MediaRef(bytes=bytes(value), max_pixels=roots.max_image_pixels)
+        return roots.encoded(bytes(value))
     if isinstance(value, str):
         if _DATA_ADDRESS.match(value):
-            return MediaRef(bytes=_from_base64(value.partition(",")[2]), max_pixels=roots.max_image_pixels)
+            return roots.encoded(_from_base64(value.partition(",")[2]))
         if _REMOTE.match(value):
             shown = value if len(value) <= 100 else f"{value[:100]}…"
             raise UserError(f"{shown!r} is a remote address; nothing is downloaded: fetch it and give its path")
         if len(value) > _LONGEST_PATH:
-            return MediaRef(bytes=_from_base64(value), max_pixels=roots.max_image_pixels)
+            return roots.encoded(_from_base64(value))
         return roots.locate(value)
     raise UserError(f"an image or video must be a path, bytes or base64, not {_described(value)}")
 

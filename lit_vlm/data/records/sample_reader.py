@@ -56,6 +56,7 @@ class SampleReader:
         answer_source: Where answers stand in completions, and whether these say what the answer is.
         max_image_pixels: Largest image.
         max_video_seconds: Longest video.
+        max_media_bytes: Longest file of an image or video.
         needs_completion: Whether a sample must end with something to learn.
     """
 
@@ -71,6 +72,7 @@ class SampleReader:
     answer_source: AnswerSource = AnswerSource()
     max_image_pixels: int | None = None
     max_video_seconds: float | None = None
+    max_media_bytes: int | None = None
     needs_completion: bool = True
 
     def __call__(self, record: Record) -> Sample:
@@ -259,6 +261,7 @@ class SampleReader:
             prefixes=self.roots,
             max_image_pixels=self.max_image_pixels,
             max_video_seconds=self.max_video_seconds,
+            max_media_bytes=self.max_media_bytes,
         )
         images = tuple(image_reference(value, roots) for value in placed.images)
         return images, tuple(video_reference(value, roots) for value in placed.videos)

@@ -92,4 +92,5 @@ def _whole(parts: Sequence[Tensor]) -> Tensor | None:
     ends = itertools.accumulate(part.numel() for part in parts)
     starts = [0, *ends]
     fits = all(part.storage_offset() == start for part, start in zip(parts, starts, strict=False))
-    return whole if fits and starts[-1] == whole.numel() else None
+    # Of a single image the processor keeps an axis more, which is in the whole but not in its parts.
+    return whole.view(-1, *parts[0].shape[1:]) if fits and starts[-1] == whole.numel() else None

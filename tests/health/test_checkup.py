@@ -1,0 +1,46 @@
+from types import SimpleNamespace
+
+import pytest
+
+from lit_vlm.health import checkup
+from lit_vlm.health.checkup import MODEL_CHECKS, examine
+from lit_vlm.health.finding import Finding
+from lit_vlm.health.resume_exactness import Workshop
+from lit_vlm.interfaces.errors import UserError
+
+
+def test_every_check_of_a_model_is_there_once():
+    assert len(set(MODEL_CHECKS)) == len(MODEL_CHECKS) == 11
+
+
+def test_a_module_without_a_policy_is_refused(tmp_path):
+    workshop = Workshop(lambda: (object(), object()), lambda *settings: None)
+    with pytest.raises(UserError, match="doctor looks at modules that train"):
+        list(examine(workshop, lambda: None, tmp_path, 4))
+
+
+def test_a_mistake_that_a_check_meets_is_its_failure():
+    def sampled(subject):
+        raise UserError("max_new_tokens is too large")
+
+    found = checkup._found(sampled, None)
+    assert found == Finding("sampled", "fail", "max_new_tokens is too large", "mend what is named")
+
+
+def test_a_fault_of_the_program_is_not_hidden():
+    def broken(subject):
+        raise RuntimeError("fault")
+
+    with pytest.raises(RuntimeError, match="fault"):
+        checkup._found(broken, None)
+
+
+def test_module_and_data_are_prepared_as_for_a_run():
+    told = []
+    module = SimpleNamespace(setup=lambda stage: told.append(("module", stage)))
+    data = SimpleNamespace(prepare_data=lambda: told.append("files"), setup=lambda stage: told.append(("data", stage)))
+    trainer = SimpleNamespace(strategy=SimpleNamespace(connect=lambda given: told.append(given is module)))
+    checkup.attach(trainer, module, data)
+    assert told == [True, "files", ("data", "fit"), ("module", "fit")]
+    assert trainer.datamodule is data
+    assert module.trainer is data.trainer is trainer
