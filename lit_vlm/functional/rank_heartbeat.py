@@ -99,6 +99,7 @@ class RankHeartbeat:
         self._hurry = threading.Event()
         self._known = threading.Event()
         self._stop = threading.Event()
+        self._exit: Callable[[int], object] = os._exit
         self._threads = [
             threading.Thread(target=target, name=f"rank-heartbeat-{name}", daemon=True)
             for name, target in (("talk", self._talk), ("judge", self._judge))
@@ -271,7 +272,7 @@ class RankHeartbeat:
         for child in self._children.values():
             if child.poll() is None:
                 child.kill()
-        os._exit(EXIT_STATUS)
+        self._exit(EXIT_STATUS)
 
 
 def silent(rank: int, seconds: float, phase: str) -> str:

@@ -25,7 +25,7 @@ def rollout_parity(subject: Subject) -> Finding:
     if engine is None or not isinstance(module, SamplesRollouts):
         return Finding.without_object(CHECK, "this method samples no completions")
     engine.check(policy, subject.encoder)
-    prompts = subject.encoder.encode_prompts(subject.samples[:PROMPTS]).to(policy.device)
+    prompts = subject.encoder.encode_prompts(subject.samples[:PROMPTS]).to(subject.module.device)
     group = min(module.group_size, GROUP)
     seeds = list(range(len(prompts)))
     with policy.decoding():

@@ -23,26 +23,14 @@ TIMES = HeartbeatTimes(beat=0.05, silence=1.0, silence_when_cut_off=0.4, grace=0
 LONG = 10.0
 
 
-class Ended(BaseException):
-    """Ends a thread in the place of the process."""
+@pytest.fixture
+def ends(capfd):
+    """Tells with which status the process of a rank would have ended."""
+    return []
 
 
 @pytest.fixture
-def ends(monkeypatch, capfd):
-    """Keeps the process alive; tells with which status it would have ended."""
-    statuses = []
-
-    def exit_process(status):
-        statuses.append(status)
-        raise Ended
-
-    monkeypatch.setattr(rank_heartbeat.os, "_exit", exit_process)
-    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
-    return statuses
-
-
-@pytest.fixture
-def ranks():
+def ranks(ends):
     """Makes ranks within this process, rank 0 with the store first."""
     made, store = [], TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=5))
 
@@ -50,6 +38,7 @@ def ranks():
         for rank in range(count):
             own = store if rank == 0 else TCPStore("127.0.0.1", store.port, is_master=False, wait_for_workers=False)
             made.append(RankHeartbeat(own, rank, count, times=TIMES, **(options if rank == 0 else {})))
+            made[-1]._exit = ends.append  # also long after the test
             made[-1].start()
         return made
 
