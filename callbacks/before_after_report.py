@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from rich import get_console
 
 from lit_vlm.callbacks.before_after_figures import OVERALL, Comparison, compare, comparison_table, read_figures
 from lit_vlm.callbacks.contact_sheet import draw_comparison_sheet
 from lit_vlm.callbacks.readable_numbers import compact_number, duration_text
 from lit_vlm.callbacks.run_folder import is_trial_run, run_folder
-from lit_vlm.callbacks.training_tally import TrainingTally
+from lit_vlm.callbacks.training_tally import TalliesTraining
 from lit_vlm.interfaces.capabilities import completions_of
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import Completion, Verdict
@@ -25,7 +25,7 @@ from lit_vlm.interfaces.records import Completion, Verdict
 PREFIX = "validation/"
 
 
-class BeforeAfterReport(Callback):
+class BeforeAfterReport(TalliesTraining):
     """Compares the validation before the first step with the last one.
 
     Prints a table with 95 % intervals, the time and speed of training and the next commands to try; writes all numbers
@@ -51,12 +51,12 @@ class BeforeAfterReport(Callback):
     ) -> None:
         if rows < 1:
             raise UserError(f"BeforeAfterReport.rows is {rows}; give at least 1")
+        super().__init__()
         self.metric = metric
         self.also = tuple(also)
         self.contact_sheet = contact_sheet
         self.rows = rows
         self.next_commands = tuple(next_commands)
-        self.tally = TrainingTally()
         self._before: dict[str, Any] | None = None
         self._after: dict[str, Any] | None = None
         self._before_rows: dict[str, dict[str, Any]] = {}
@@ -87,7 +87,7 @@ class BeforeAfterReport(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begins new rows; the clock of training stands."""
-        self.tally.pause()
+        super().on_validation_start(trainer, pl_module)
         self._rows = []
 
     def on_validation_batch_end(
@@ -109,7 +109,7 @@ class BeforeAfterReport(Callback):
         Raises:
             UserError: The first validation did not log the metric.
         """
-        self.tally.resume()
+        super().on_validation_end(trainer, pl_module)
         if not self._active:
             return
         metrics = {

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_vlm.callbacks.readable_numbers import compact_number, duration_text
-from lit_vlm.callbacks.training_tally import TrainingTally, TrainingTotals
+from lit_vlm.callbacks.training_tally import TalliesTraining, TrainingTally, TrainingTotals
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.memory import FirstBatches, MemoryPlan, OffersFirstBatches, PlansMemory
 
@@ -35,7 +35,7 @@ MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 TIMED_BATCHES = 3
 
 
-class RunPlan(Callback):
+class RunPlan(TalliesTraining):
     """Prints tokens and predicted memory before the first step, and speed and time to finish after three.
 
     Tokens are those of the first training batches, memory that of the largest among them: a later batch may be larger.
@@ -50,8 +50,8 @@ class RunPlan(Callback):
     def __init__(self, batches: int = 16) -> None:
         if batches < 0:
             raise UserError(f"RunPlan.batches is {batches}; give 0 or more")
+        super().__init__()
         self.batches = batches
-        self.tally = TrainingTally()
         self._marks: list[TrainingTotals] = []
         self._last_step = 0
         self._first_step = 0
@@ -80,14 +80,6 @@ class RunPlan(Callback):
         self._marks = []
         self._last_step = self._first_step = trainer.global_step
         self.tally.start()
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops counting time as training."""
-        self.tally.pause()
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts time as training again."""
-        self.tally.resume()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

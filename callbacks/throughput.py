@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 
-from lit_vlm.callbacks.training_tally import TrainingTally, TrainingTotals
+from lit_vlm.callbacks.training_tally import TalliesTraining, TrainingTotals
 from lit_vlm.interfaces.errors import UserError
 
 
-class Throughput(Callback):
+class Throughput(TalliesTraining):
     """Logs ``train/tokens_per_second`` and ``train/samples_per_second`` over the last optimizer steps.
 
     Tokens are those that count, prompts and completions that the module sampled or compared included. The rates are
@@ -25,8 +25,8 @@ class Throughput(Callback):
     def __init__(self, window: int = 20) -> None:
         if window < 1:
             raise UserError(f"Throughput.window is {window}; give at least 1 optimizer step")
+        super().__init__()
         self.window = window
-        self.tally = TrainingTally()
         self._marks: deque[TrainingTotals] = deque(maxlen=window + 1)
         self._last_step = 0
 
@@ -36,14 +36,6 @@ class Throughput(Callback):
         self._marks.append(self.tally.totals)
         self._last_step = trainer.global_step
         self.tally.start()
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops counting time as training."""
-        self.tally.pause()
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts time as training again."""
-        self.tally.resume()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

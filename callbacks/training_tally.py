@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
+from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lit_vlm.interfaces.batches import GroupBatch, PreferenceBatch, PromptBatch
@@ -104,6 +105,24 @@ class TrainingTally:
             now = self._clock()
             self.seconds += now - self._since
             self._since = now
+
+
+class TalliesTraining(Callback):
+    """Base of callbacks that report what training has consumed: their tally stands while validation runs.
+
+    The callback itself starts its ``tally``, adds batches to it and stops it.
+    """
+
+    def __init__(self) -> None:
+        self.tally = TrainingTally()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops counting time as training."""
+        self.tally.pause()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Counts time as training again."""
+        self.tally.resume()
 
 
 def _tokens(batch: PromptBatch | PreferenceBatch | GroupBatch) -> Tensor:

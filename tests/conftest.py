@@ -15,6 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from lit_vlm.interfaces.records import Answer, MediaRef, Sample, SampleMeta, assistant_message, user_message
@@ -97,3 +98,12 @@ def make_sample(thought: str, answer: str, images: int = 1, sample_id: str = "s"
 def make_sample_fixture():
     """The sample factory."""
     return make_sample
+
+
+@pytest.fixture
+def one_thread():
+    """Has torch compute in one thread, which rounds alike at every run and is faster where models are tiny."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,16 +1,13 @@
 """Every recipe that ships runs: parsed and built as the command line does, then two steps on the bundled model."""
 
 import json
-import logging
 import math
 import re
 import shutil
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from PIL import Image
 from transformers import AutoModelForImageTextToText
@@ -21,6 +18,7 @@ from lit_vlm.command_line.recipes import readme
 from lit_vlm.command_line.training import CommandLine
 from lit_vlm.models.tiny_vlm import TINY_FOLDER
 from lit_vlm.paradigms.weight_space import WeightSpaceModule
+from tests.command_line.workplaces import enter
 from tests.data.ledger_material import solutions, write_ledger
 from tests.merging.perturbed_models import perturbed
 from tests.rollouts.policy_server import PolicyBackend, serving
@@ -131,21 +129,13 @@ def rollout_server(recipe):
 
 
 @pytest.fixture
-def finished(monkeypatch, tmp_path):
+def finished(monkeypatch, tmp_path, one_thread):
     """The Trainers of the fits that came to their end, in a working folder of the test's own."""
     trainers = []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # more of them only wait for each other in a model of this size
     monkeypatch.setattr(CommandLine, "after_fit", lambda self: trainers.append(self.trainer), raising=False)
-    # Lightning warns where the process has arguments beside those that are handed in.
-    monkeypatch.setattr(sys, "argv", ["lit-vlm"])
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    monkeypatch.setattr(logger, "filters", [*logger.filters])
-    monkeypatch.chdir(tmp_path)
+    enter(monkeypatch, tmp_path)
     write_own_data(tmp_path / "data")
-    yield trainers
-    torch.set_num_threads(threads)
+    return trainers
 
 
 @pytest.fixture

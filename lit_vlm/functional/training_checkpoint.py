@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 import zipfile
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,32 +21,16 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 
 from lit_vlm.functional.sharded_metadata import BROKEN_PICKLE, REST, is_sharded, read_metadata
 from lit_vlm.interfaces.errors import UserError
+from lit_vlm.interfaces.weights import NamedTensors
 
 WEIGHTS = "state_dict"
 DEEPSPEED = "zero_to_fp32.py"
 
 
-class TrainingCheckpoint(ABC):
+class TrainingCheckpoint(NamedTensors):
     """The weights of a checkpoint that a Trainer wrote, under the names of the module that was trained."""
 
     path: Path
-
-    @property
-    @abstractmethod
-    def names(self) -> Sequence[str]:
-        """Names of all weights."""
-
-    @abstractmethod
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Returns a weight's shape, without reading it."""
-
-    @abstractmethod
-    def dtype(self, name: str) -> torch.dtype:
-        """Returns a weight's type, without reading it."""
-
-    @abstractmethod
-    def read(self, name: str) -> Tensor:
-        """Reads one weight, whole and on the CPU; not to be changed in place."""
 
     @property
     @abstractmethod

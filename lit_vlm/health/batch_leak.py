@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lit_vlm.callbacks.vision_probes import completed
-from lit_vlm.health.finding import Finding, Subject
+from lit_vlm.health.finding import HAVE_TOKENS, Finding, Subject
 from lit_vlm.interfaces.batches import PromptBatch
 from lit_vlm.interfaces.records import Sample
 
@@ -35,9 +34,9 @@ class _Known:
 @torch.no_grad()
 def batch_leak(subject: Subject) -> Finding:
     """Compares log-probabilities of the same tokens in batches of one and of several."""
-    samples = [made for sample in subject.samples if (made := completed(sample)) is not None][:SAMPLES]
+    samples = subject.scored_samples(SAMPLES)
     if len(samples) < 2:
-        return Finding.without_object(CHECK, "fewer than two samples have a completion or an answer")
+        return Finding.without_object(CHECK, f"fewer than two samples {HAVE_TOKENS}")
     with subject.policy.decoding():
         known = [_alone(subject, sample) for sample in samples]
         together = _by_row(subject, subject.encoder.encode(samples))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from lit_vlm.callbacks.vision_probes import completed
 from lit_vlm.interfaces.records import Sample
 
 Status = Literal["pass", "fail", "not applicable"]
+HAVE_TOKENS = "have a completion or an answer of which a token lies within model.max_tokens"
 
 
 @dataclass(frozen=True)
@@ -67,3 +70,9 @@ class Subject:
     def tolerance(self) -> float:
         """How far log-probabilities of the same token may differ, in nats, on average over tokens."""
         return 1e-4 if self.is_exact else 5e-2
+
+    def scored_samples(self, most: int) -> list[Sample]:
+        """Returns the first samples that keep a token of a completion within ``max_tokens``, completed where needed."""
+        made = (completed(sample) for sample in self.samples)
+        kept = (sample for sample in made if sample is not None and self.encoder.encode([sample]).count().labels)
+        return list(islice(kept, most))

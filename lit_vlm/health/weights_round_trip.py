@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_vlm.callbacks.vision_probes import completed
-from lit_vlm.health.finding import Finding, Subject
+from lit_vlm.health.finding import HAVE_TOKENS, Finding, Subject
 from lit_vlm.models.backbone import Backbone
 
 CHECK = "saving and loading"
@@ -27,9 +26,9 @@ MEND = (
 @torch.no_grad()
 def weights_round_trip(subject: Subject) -> Finding:
     """Changes what trains a little, saves it, loads it again, and compares log-probabilities."""
-    samples = [made for sample in subject.samples if (made := completed(sample)) is not None][:2]
+    samples = subject.scored_samples(2)
     if not samples:
-        return Finding.without_object(CHECK, "no sample has a completion or an answer to compare by")
+        return Finding.without_object(CHECK, f"no samples {HAVE_TOKENS}")
     backbone: Backbone = subject.module.backbone
     batch = subject.encoder.encode(samples).to(subject.module.device)
     folder = subject.folder / "saved"

@@ -52,7 +52,32 @@ class ModelReference:
         return self.model if self.adapter is None else f"{self.model} with {self.adapter}"
 
 
-class TensorSource(ABC):
+class NamedTensors(ABC):
+    """Weights under names, read one at a time."""
+
+    @property
+    @abstractmethod
+    def names(self) -> Sequence[str]:
+        """Names of all weights, in the order of the files."""
+
+    @abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Returns a weight's shape, without reading it."""
+
+    @abstractmethod
+    def dtype(self, name: str) -> torch.dtype:
+        """Returns the type a weight is stored in, without reading it; of a quantised one, what it stands for."""
+
+    @abstractmethod
+    def read(self, name: str) -> Tensor:
+        """Reads one weight, whole and on the CPU, in the type it is stored in; not to be changed in place.
+
+        It is float32 where that type would round what it stands for, as of weights that were quantised or that an
+        adapter changes.
+        """
+
+
+class TensorSource(NamedTensors):
     """The weights of a checkpoint, read one at a time; nothing is held in memory between reads.
 
     Names are those on disk, without what only quantisation wrote beside a weight.
@@ -72,27 +97,6 @@ class TensorSource(ABC):
     @abstractmethod
     def configuration(self) -> Mapping[str, Any]:
         """What ``config.json`` says; empty where there is none."""
-
-    @property
-    @abstractmethod
-    def names(self) -> Sequence[str]:
-        """Names of all weights, in the order of the files."""
-
-    @abstractmethod
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Returns a weight's shape, without reading it."""
-
-    @abstractmethod
-    def dtype(self, name: str) -> torch.dtype:
-        """Returns the type a weight is stored in, without reading it; of a quantised one, what it stands for."""
-
-    @abstractmethod
-    def read(self, name: str) -> Tensor:
-        """Reads one weight, on the CPU, in the type it is stored in.
-
-        It is float32 where that type would round what it stands for, as of weights that were quantised or that an
-        adapter changes.
-        """
 
     def pieces(self, name: str) -> Callable[[int, int], Tensor]:
         """Returns what gives any stretch ``(start, stop)`` of one flattened weight, in the type that ``read`` has.

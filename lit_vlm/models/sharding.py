@@ -66,6 +66,23 @@ def is_cut(policy: nn.Module) -> bool:
     return isinstance(policy, FSDPModule)
 
 
+def require_gradients_of_inputs(embedding: nn.Module) -> None:
+    """Has gradients reach the decoder's inputs in every pass with gradients, also in those that read text alone.
+
+    Where embeddings are frozen and what reads images trains, they would else do so on ranks with images only, which
+    then go through their backward passes in another order and wait for each other for ever.
+
+    Args:
+        embedding: Of the decoder's tokens.
+    """
+
+    def require(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if torch.is_grad_enabled() and not output.requires_grad:
+            output.requires_grad_(True)
+
+    embedding.register_forward_hook(require)
+
+
 @torch.inference_mode(False)  # weights that are gathered in that mode could not be trained later
 @torch.no_grad()
 def gather(policy: nn.Module) -> None:

@@ -34,7 +34,7 @@ from lit_vlm.models.generating import (
 from lit_vlm.models.generation_settings import GenerationSettings
 from lit_vlm.models.media_features import MediaFeatures, count_encodings, encode_media, takes_features
 from lit_vlm.models.parts import Part, module_parts, part_of
-from lit_vlm.models.sharding import forget_order, gather, release, shard
+from lit_vlm.models.sharding import forget_order, gather, release, require_gradients_of_inputs, shard
 from lit_vlm.models.shared_weights import shared_adapter_rank, weight_buckets
 from lit_vlm.models.stand_in import StandIn, in_step
 from lit_vlm.models.tuning import PartModules, set_training_mode, trained_parts
@@ -228,6 +228,8 @@ class VisionLanguageModel(nn.Module, GeneratingPolicy):
             stand_in: What a rank runs for others.
         """
         shard(self, mesh, compute_dtype, self.passes)
+        if {"vision", "projector"} & self.trained_parts:
+            require_gradients_of_inputs(self.model.get_input_embeddings())
         self.stand_in = stand_in
 
     def gather(self) -> None:

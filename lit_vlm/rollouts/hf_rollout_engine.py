@@ -77,10 +77,7 @@ class HFRolloutEngine(RolloutEngine):
             UserError: A prompt leaves too little of the model's context, or ``group_size`` is below 1.
             ValueError: There are not as many seeds as prompts.
         """
-        if group_size < 1:
-            raise UserError(f"group_size is {group_size}; give at least 1")
-        if len(seeds) != len(prompts):
-            raise ValueError(f"there are {len(prompts)} prompts, but {len(seeds)} seeds")
+        of_rows = row_seeds(seeds, len(prompts), group_size, prompts.input_ids.device)
         lengths = prompts.attention_mask.sum(1)
         longest = int(lengths.argmax())
         self._check_length(policy, int(lengths[longest]), f"the prompt of sample {prompts.samples[longest].id!r}")
@@ -88,7 +85,7 @@ class HFRolloutEngine(RolloutEngine):
         with policy.decoding():
             state = policy.prefill(prompts, group_size, media)
             prefilled = time.perf_counter()
-            rows = self._decode(policy, encoder, prompts, state, group_size, seeds)
+            rows = self._decode(policy, encoder, prompts, state, of_rows)
         decoded = time.perf_counter()
         return self._rollouts(encoder, prompts, rows, group_size, (start, prefilled, decoded))
 
@@ -106,12 +103,11 @@ class HFRolloutEngine(RolloutEngine):
         encoder: SampleEncoder,
         prompts: PromptBatch,
         state: DecodingState,
-        group_size: int,
-        seeds: Sequence[int],
+        seeds: Tensor,
     ) -> GrowingRows:
         device = prompts.input_ids.device
-        sampler = TokenSampler(self.sampling, row_seeds(seeds, group_size, device), policy.unsampled_token_ids)
-        owners = torch.arange(len(prompts), device=device).repeat_interleave(group_size)
+        sampler = TokenSampler(self.sampling, seeds, policy.unsampled_token_ids)
+        owners = torch.arange(len(prompts), device=device).repeat_interleave(len(seeds) // len(prompts))
         sampler.hold(prompts.input_ids[owners], prompts.attention_mask[owners], state.logits.shape[1])
         rows = GrowingRows(
             count=len(owners),

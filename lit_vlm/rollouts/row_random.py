@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lit_vlm.functional.random_streams import stream_seed
+from lit_vlm.interfaces.errors import UserError
 
 BITS = 40
 """Bits of a random number."""
@@ -21,17 +22,26 @@ _INCREMENT = 0x9E3779B97F4A7C15 - 2**64
 _MULTIPLIERS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
 
 
-def row_seeds(seeds: Sequence[int], group_size: int, device: torch.device) -> Tensor:
+def row_seeds(seeds: Sequence[int], prompts: int, group_size: int, device: torch.device) -> Tensor:
     """Derives the seed of each completion from that of its prompt and its index in the group.
 
     Args:
         seeds: One a prompt.
+        prompts: Number of prompts.
         group_size: Completions of each.
         device: Where the seeds are wanted.
 
     Returns:
-        Prompt by prompt, int64, shape ``(len(seeds) * group_size,)``.
+        Prompt by prompt, int64, shape ``(prompts * group_size,)``.
+
+    Raises:
+        UserError: ``group_size`` is below 1.
+        ValueError: There are not as many seeds as prompts.
     """
+    if group_size < 1:
+        raise UserError(f"group_size is {group_size}; give at least 1")
+    if len(seeds) != prompts:
+        raise ValueError(f"there are {prompts} prompts, but {len(seeds)} seeds")
     derived = [stream_seed("completion", seed, index) for seed in seeds for index in range(group_size)]
     return torch.tensor([seed - 2**63 for seed in derived], dtype=torch.int64, device=device)
 

@@ -148,15 +148,11 @@ class VLLMRolloutEngine(RolloutEngine):
             UserError: No server is left, one reads another prompt than the policy, or ``group_size`` is below 1.
             ValueError: There are not as many seeds as prompts.
         """
-        if group_size < 1:
-            raise UserError(f"group_size is {group_size}; give at least 1")
-        if len(seeds) != len(prompts):
-            raise ValueError(f"there are {len(prompts)} prompts, but {len(seeds)} seeds")
+        of_rows = row_seeds(seeds, len(prompts), group_size, torch.device("cpu")).view(-1, group_size).tolist()
         session = self._connected()
         start = time.perf_counter()
         written = describe_prompts(encoder, prompts)
         sampling = sampling_options(self.sampling, policy)
-        of_rows = row_seeds(seeds, group_size, torch.device("cpu")).view(len(prompts), group_size).tolist()
         requests = [
             request_of(prompt, sampling, own, session.sync.version)
             for prompt, own in zip(written, of_rows, strict=True)

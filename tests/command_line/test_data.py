@@ -1,5 +1,4 @@
 import json
-import logging
 import re
 import sys
 from html.parser import HTMLParser
@@ -11,6 +10,7 @@ from PIL import Image
 from lit_vlm.cli import main
 from lit_vlm.command_line.data import parse_options
 from lit_vlm.interfaces.errors import UserError
+from tests.command_line.workplaces import enter
 
 QUICK = ["--config=quickstart", "--data.train_size=6", "--data.validation_size=4", "--data.test_size=3"]
 LIMIT = 300
@@ -113,12 +113,8 @@ def workplace(tmp_path, monkeypatch):
     """A folder with a recipe and its own data, where no weights can be loaded."""
     (tmp_path / "small.yaml").write_text(RECIPE)
     (tmp_path / "my_rows.py").write_text(ROWS.format(hostile=HOSTILE), encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["lit-vlm"])
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    enter(monkeypatch, tmp_path)
     monkeypatch.delitem(sys.modules, "my_rows", raising=False)
-    quietened = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    monkeypatch.setattr(quietened, "filters", [*quietened.filters])
 
     def refuse(*_, **__):
         raise AssertionError("weights were loaded")

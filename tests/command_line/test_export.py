@@ -1,7 +1,5 @@
 """Runs that fit has trained are exported, and compared with what ExportModel wrote and with the policy in memory."""
 
-import logging
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from lit_vlm.cli import main
 from lit_vlm.models.adapters import AdapterSettings
 from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.quantisation import QuantisationSettings
+from tests.command_line.workplaces import enter
 
 RECIPE = """
 about: {method: SFT, paper: none, fidelity: confirmed-in-code}
@@ -50,11 +49,7 @@ def train(tmp_path_factory):
     def train(name, *words):
         if name not in done:
             with pytest.MonkeyPatch.context() as patch:
-                patch.chdir(place)
-                patch.setattr(sys, "argv", ["lit-vlm"])
-                patch.setattr(sys, "path", [*sys.path])
-                quietened = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-                patch.setattr(quietened, "filters", [*quietened.filters])
+                enter(patch, place)
                 (place / f"{name}.yaml").write_text(RECIPE)
                 assert main(["fit", "--config", f"{name}.yaml", *words]) == 0
             done[name] = place / "runs" / name / "version_0"

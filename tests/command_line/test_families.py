@@ -1,10 +1,8 @@
 """Every model family, from a checkpoint and a file of conversations to an exported model, as a user trains it."""
 
 import json
-import logging
 import math
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from lit_vlm.models.adapters import AdapterSettings
 from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.quantisation import QuantisationSettings
 from lit_vlm.models.vision_language_model import VisionLanguageModel
+from tests.command_line.workplaces import enter
 from tests.models.family_checkpoints import FAMILIES, TEXT_ONLY, WITH_VIDEO, build_family_checkpoint
 from tests.models.unknown_checkpoints import FED_BY_GENERAL_RULES, build_unknown_checkpoint
 
@@ -118,12 +117,7 @@ def fit(monkeypatch, tmp_path, checkpoints) -> Callable[..., Fit]:
     """Runs ``lit-vlm fit`` on a family in a folder with the data, and returns what is left of the run."""
     done: list[CommandLine] = []
     monkeypatch.setattr(CommandLine, "after_fit", lambda command: done.append(command), raising=False)
-    # Lightning warns where the process has arguments beside those that are handed in.
-    monkeypatch.setattr(sys, "argv", ["lit-vlm"])
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    monkeypatch.setattr(logger, "filters", [*logger.filters])
-    monkeypatch.chdir(tmp_path)
+    enter(monkeypatch, tmp_path)
     gradient = Image.linear_gradient("L")
     gradient.resize((60, 34)).convert("RGB").save("wide.png")
     gradient.rotate(90).resize((30, 45)).convert("RGB").save("high.png")

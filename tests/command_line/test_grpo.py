@@ -1,18 +1,17 @@
 """Reinforcement learning as a user runs it: a recipe, a reward in a file, callbacks; and the mistakes they may make."""
 
-import logging
 import math
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from lit_vlm.cli import main
 from lit_vlm.command_line.training import CommandLine
 from lit_vlm.rewards import function_reward
 from lit_vlm.rollouts.hf_rollout_engine import HFRolloutEngine
+from tests.command_line.workplaces import enter
 
 RECIPE = """
 model:
@@ -99,21 +98,13 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path, monkeypatch):
+def workplace(tmp_path, monkeypatch, one_thread):
     """A folder with a recipe, rewards and data of a user's own."""
     (tmp_path / "small.yaml").write_text(RECIPE)
     (tmp_path / "my_rewards.py").write_text(REWARDS)
     (tmp_path / "my_plain_data.py").write_text(PLAIN_DATA)
-    monkeypatch.chdir(tmp_path)
-    # Lightning warns where the process has arguments beside those that are handed in.
-    monkeypatch.setattr(sys, "argv", ["lit-vlm"])
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    quietened = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    monkeypatch.setattr(quietened, "filters", [*quietened.filters])
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    enter(monkeypatch, tmp_path)
     yield tmp_path
-    torch.set_num_threads(threads)
     for name in ("my_rewards", "my_plain_data"):
         sys.modules.pop(name, None)
     function_reward._load.cache_clear()

@@ -2,17 +2,16 @@
 
 import hashlib
 import json
-import logging
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from lit_vlm.cli import main
 from lit_vlm.command_line import pipeline as verb
 from lit_vlm.models.backbone import Backbone
+from tests.command_line.workplaces import enter
 
 EXPORT = "lit_vlm.callbacks.export_model.ExportModel"
 PROBE = '''
@@ -64,25 +63,19 @@ def fit(name, start, **options):
 
 
 @pytest.fixture
-def start(tmp_path, monkeypatch):
+def start(tmp_path, monkeypatch, one_thread):
     """Writes a pipeline of stages and starts it; returns its exit status."""
     (tmp_path / "probe.py").write_text(PROBE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["lit-vlm"])
-    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    enter(monkeypatch, tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "probe", raising=False)
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    monkeypatch.setattr(logger, "filters", [*logger.filters])
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
 
     def begin(*stages, words=(), **content):
         told = {"base": "tiny", "common": COMMON, "stages": [*stages], **content}
         Path("loop.yaml").write_text(yaml.safe_dump(told))
         return main(["pipeline", "--config", "loop.yaml", *words])
 
-    yield begin
-    torch.set_num_threads(threads)
+    return begin
 
 
 @pytest.fixture

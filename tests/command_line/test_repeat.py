@@ -1,12 +1,10 @@
-import logging
-import sys
-
 import pytest
 
 from lit_vlm.cli import main
 from lit_vlm.command_line.repeat import report_lines
 from lit_vlm.functional.fault_folder import Fault, MicroBatch
 from lit_vlm.paradigms.repeated_fault import Repetition
+from tests.command_line.workplaces import enter
 
 RECIPE = """
 model:
@@ -29,11 +27,7 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def workplace(tmp_path, monkeypatch, random_tiny_folder):
     (tmp_path / "wild.yaml").write_text(RECIPE.format(folder=random_tiny_folder))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["lit-vlm"])
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    quietened = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    monkeypatch.setattr(quietened, "filters", [*quietened.filters])
+    enter(monkeypatch, tmp_path)
     return tmp_path
 
 

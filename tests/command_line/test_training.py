@@ -1,5 +1,3 @@
-import logging
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import yaml
 from lit_vlm.cli import main
 from lit_vlm.functional.ledger_files import read_rows
 from lit_vlm.models.tiny_vlm import TINY_FOLDER
+from tests.command_line.workplaces import enter
 
 RECIPE = """
 model:
@@ -31,12 +30,7 @@ pytestmark = [
 def workplace(tmp_path, monkeypatch):
     """A folder with a small recipe, and a process that the command line leaves as it was."""
     (tmp_path / "small.yaml").write_text(RECIPE)
-    monkeypatch.chdir(tmp_path)
-    # Lightning warns where the process has arguments beside those that are handed in.
-    monkeypatch.setattr(sys, "argv", ["lit-vlm"])
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    quietened = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    monkeypatch.setattr(quietened, "filters", [*quietened.filters])
+    enter(monkeypatch, tmp_path)
     return tmp_path
 
 

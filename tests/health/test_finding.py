@@ -1,6 +1,8 @@
 import torch
 
+from lit_vlm.health.batch_leak import batch_leak
 from lit_vlm.health.finding import Finding
+from lit_vlm.health.weights_round_trip import weights_round_trip
 
 
 def test_only_a_failure_says_what_to_do():
@@ -16,3 +18,14 @@ def test_half_precision_may_differ_by_more(make_subject):
         assert not subject.is_exact
         assert subject.tolerance > 1e-2
     assert subject.tolerance < 1e-3
+
+
+def test_samples_whose_completion_is_cut_off_whole_are_not_scored(make_subject):
+    subject = make_subject()
+    assert subject.scored_samples(2) == list(subject.samples[:2])
+    subject.encoder.max_tokens = 10
+    assert subject.scored_samples(2) == []
+    for check in (batch_leak, weights_round_trip):
+        found = check(subject)
+        assert found.status == "not applicable"
+        assert "within model.max_tokens" in found.told

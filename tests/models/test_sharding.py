@@ -67,6 +67,28 @@ def test_blocks_are_pieces_and_the_rest_is_one(random_tiny_folder, random_tiny_e
     assert all("lora_" in name for name in trained)
 
 
+@pytest.mark.parametrize("parts", [("vision", "language"), ("vision",)])
+def test_blocks_go_backward_in_one_order_whether_a_row_has_an_image_or_none(
+    random_tiny_folder, random_tiny_encoder, mesh, make_sample, parts
+):
+    # A block whose inputs need no gradient reduces its own ones at the end instead of in its turn, and one whose output
+    # needs none is not gathered: ranks that differ in this wait for each other for ever.
+    backbone = Backbone(str(random_tiny_folder), adapter=AdapterSettings(rank=2, parts=parts))
+    policy = cut(backbone.load_model(random_tiny_encoder), random_tiny_encoder, mesh).train()
+    needs = []
+    first = policy.model.model.language_model.layers[0]
+    first.register_forward_pre_hook(
+        lambda _, inputs, options: needs.append((*inputs, options.get("hidden_states"))[0].requires_grad),
+        with_kwargs=True,
+    )
+    for images in (1, 0):
+        policy.score(random_tiny_encoder.encode([make_sample("a", "1", images=images)])).log_probs.sum().backward()
+    assert needs == [True, True]
+    with torch.no_grad():
+        policy.score(random_tiny_encoder.encode([make_sample("a", "1", images=0)]))
+    assert needs[2:] == [False]
+
+
 def test_weights_lie_open_between_gather_and_the_last_release(
     random_tiny_model, random_tiny_encoder, mesh, make_sample
 ):

@@ -112,7 +112,7 @@ def train(
 ):  # fmt: skip
     """Trains, and saves figures of steps, whole weights, and what each rank has seen."""
     # Of many tokens that end a completion some are sampled early, so that lengths differ widely.
-    VisionLanguageModel.end_token_ids = property(lambda policy: tuple(range(7, policy.vocabulary_size, 24)))
+    VisionLanguageModel.end_token_ids = property(lambda policy: tuple(range(1, policy.vocabulary_size, 6)))
     lightning.seed_everything(0, verbose=False)
     trained = module(paradigm, folder, **options)
     seen, lengths = Seen(), Lengths()

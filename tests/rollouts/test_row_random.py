@@ -13,7 +13,7 @@ def test_numbers_are_those_of_splitmix():
         state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
         return (state ^ (state >> 31)) >> (64 - BITS)
 
-    seeds = row_seeds([0, 1, 2**62], 3, CPU)
+    seeds = row_seeds([0, 1, 2**62], 3, 3, CPU)
     for step in (0, 1, 2, 1000, 10**6):
         assert random_bits(seeds, step).tolist() == [reference(seed % 2**64, step) for seed in seeds.tolist()]
     # The first number of the published generator for seed 0.
@@ -21,15 +21,15 @@ def test_numbers_are_those_of_splitmix():
 
 
 def test_a_row_has_the_same_numbers_in_any_company():
-    seeds = row_seeds(range(20), 4, CPU)
+    seeds = row_seeds(range(20), 20, 4, CPU)
     order = torch.randperm(len(seeds), generator=torch.Generator().manual_seed(0))[:7]
     assert torch.equal(random_bits(seeds[order], 5), random_bits(seeds, 5)[order])
-    assert torch.equal(row_seeds([3, 4], 2, CPU), row_seeds([3, 4], 8, CPU).view(2, 8)[:, :2].flatten())
+    assert torch.equal(row_seeds([3, 4], 2, 2, CPU), row_seeds([3, 4], 2, 8, CPU).view(2, 8)[:, :2].flatten())
     assert len(set(seeds.tolist())) == len(seeds)
 
 
 def test_numbers_are_uniform_over_rows_and_steps_and_not_related():
-    seeds = row_seeds(range(250), 8, CPU)
+    seeds = row_seeds(range(250), 250, 8, CPU)
     drawn = torch.stack([random_bits(seeds, step) for step in range(50)]).double() / 2**BITS  # (50, 2000)
     assert 0 <= float(drawn.min()) < 1e-3
     assert 1 - 1e-3 < float(drawn.max()) < 1

@@ -22,7 +22,7 @@ def logits_of(rows=1, seed=0, size=VOCABULARY):
 
 
 def sampler(rows, unsampled=(), **settings):
-    return TokenSampler(SamplingSettings(**settings), row_seeds(range(rows), 1, torch.device("cpu")), unsampled)
+    return TokenSampler(SamplingSettings(**settings), row_seeds(range(rows), rows, 1, torch.device("cpu")), unsampled)
 
 
 def chi_square(token_ids, probabilities):

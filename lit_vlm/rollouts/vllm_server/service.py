@@ -19,6 +19,7 @@ import hmac
 import json
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -229,7 +230,8 @@ class Handler(BaseHTTPRequestHandler):
         except (ConnectionError, TimeoutError):
             self.close_connection = True
             return
-        except Exception as fault:  # the client gets every fault; the server goes on
+        except Exception as fault:  # the client gets every fault, the log its traceback; the server goes on
+            traceback.print_exc()
             status, content = 500, {"error": f"{type(fault).__name__}: {fault}"}
         body = json.dumps(content).encode()
         try:
