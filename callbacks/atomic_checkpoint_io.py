@@ -49,12 +49,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Verifies and reads a checkpoint, by ``weights_only`` whatever is asked for.
 
         Raises:
-            UserError: It is not whole, or holds something else than plain data and tensors.
+            UserError: It is not whole, lies in shards, or holds something else than plain data and tensors.
         """
         if _is_remote(path):
             loaded: dict[str, Any] = super().load_checkpoint(path, map_location, True)
             return loaded
         refuse_broken(Path(path))
+        if Path(path).is_dir():
+            raise UserError(
+                f"--ckpt_path: the checkpoint {str(path)!r} lies in shards, which this trainer.strategy does not read; "
+                "give trainer.strategy fsdp2, on as many devices as you like, or begin anew from the model that "
+                "'lit-vlm export' makes of it"
+            )
         return read_checkpoint(Path(path), map_location)
 
     def remove_checkpoint(self, path: Any) -> None:

@@ -46,6 +46,14 @@ def test_a_broken_file_is_refused_and_the_newest_whole_one_named(plugin, tmp_pat
         refuse_broken(tmp_path / "step=3.ckpt")
 
 
+def test_shards_are_left_to_strategies_that_read_them(plugin, tmp_path):
+    (tmp_path / "step=1.ckpt").mkdir()
+    (tmp_path / "step=1.ckpt" / "__0_0.distcp").write_bytes(b"x")
+    mark_whole(tmp_path / "step=1.ckpt")
+    with pytest.raises(UserError, match=r"lies in shards, .*; give trainer\.strategy fsdp2"):
+        plugin.load_checkpoint(tmp_path / "step=1.ckpt")
+
+
 def test_faults_of_writing_are_told_or_kept(plugin, tmp_path, monkeypatch):
     plugin.save_checkpoint({"a": 1}, tmp_path / "step=1.ckpt")
 

@@ -26,10 +26,9 @@ sys.path.insert(0, {root!r})
 import torch
 from lit_vlm.cli import main
 *words, out = sys.argv[1:]
-code = main(words)
+assert main(words) == 0
 if torch.distributed.get_rank() == 0:
     torch.save({{"ranks": torch.distributed.get_world_size()}}, out)
-sys.exit(code)
 """
 
 

@@ -12,6 +12,7 @@ from lit_vlm.data.vlm_data_module import VLMDataModule
 from lit_vlm.interfaces.memory import MemoryPlan
 from lit_vlm.interfaces.records import RewardOutput, Sample
 from lit_vlm.interfaces.roles import Reward
+from lit_vlm.models.sharding import local_part
 from tests.conftest import make_sample, picture
 
 
@@ -98,7 +99,8 @@ def lasting_tensors(module, optimizer) -> Iterable[torch.Tensor]:
 
 def held_bytes(tensors: Iterable[torch.Tensor]) -> int:
     """Counts bytes of memory, tensors that share it once."""
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    parts = [local_part(tensor).untyped_storage() for tensor in tensors]
+    storages = {part.data_ptr(): part.nbytes() for part in parts}
     return sum(storages.values())
 
 
