@@ -33,6 +33,11 @@ class FunctionReward(Reward):
             raise UserError(f"takes is {self.takes!r}; give completion or group")
         _load(self.function)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Imports the function where a process is handed this, before anything there is timed."""
+        self.__dict__.update(state)
+        _load(self.function)
+
     @property
     def needs_groups(self) -> bool:  # type: ignore[override]
         """Whether the function gets a whole group."""

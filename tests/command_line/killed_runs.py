@@ -39,6 +39,7 @@ class Watch(RolloutCallback):
     def on_after_rewards(self, trainer, pl_module, iteration):
         rollouts = iteration.rollouts
         line = {
+            "rank": trainer.global_rank,
             "step": trainer.global_step,
             "samples": [item.sample.id for item in rollouts.completions],
             "tokens": rollouts.token_ids.tolist(),
@@ -74,9 +75,10 @@ def figures(run):
 
 
 def rollouts(run):
-    """Reads the rollouts that ``Watch`` has written."""
+    """Reads the rollouts that ``Watch`` has written, those of each rank in their order."""
     path = run / "rollouts.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [[line for line in lines if line["rank"] == rank] for rank in (0, 1)]
 
 
 def assert_goes_on(whole, stopped, rest, step, was_killed=False):
@@ -95,8 +97,9 @@ def assert_goes_on(whole, stopped, rest, step, was_killed=False):
     lost = expected.keys() - before.keys() - after.keys()
     assert all(expected[name] == expected[name[0], first - 1] for name in lost & repeated)
     assert {number for _, number in lost - repeated} <= ({first - 1} if was_killed else set())
-    assert rollouts(stopped) == rollouts(whole)[: len(rollouts(stopped))]
-    assert rollouts(rest) == [line for line in rollouts(whole) if line["step"] >= step]
+    for of_whole, of_stopped, of_rest in zip(rollouts(whole), rollouts(stopped), rollouts(rest), strict=True):
+        assert of_stopped == of_whole[: len(of_stopped)]
+        assert of_rest == [line for line in of_whole if line["step"] >= step]
 
 
 def start(folder, words):

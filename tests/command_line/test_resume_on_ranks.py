@@ -69,9 +69,17 @@ def test_ranks_that_were_stopped_end_as_if_they_had_not_been(
     first, second = (load_file(path) for path in sorted(Path("models").glob("*/model.safetensors")))
     assert first.keys() == second.keys()
     assert all(torch.equal(second[name], value) for name, value in first.items())
-    # A single process goes on with it, in other steps, since its batches are half as large.
+    # A single process goes on with it, on batches of as many samples in all.
     cut = ["--trainer.strategy=fsdp2"] if strategy == "shards" else ["--trainer.strategy=auto"]
-    alone = [*words, "--trainer.devices=1", *cut, "--trainer.max_steps=7", "--ckpt_path", str(rest)]
+    alone = [
+        *words,
+        "--trainer.devices=1",
+        "--data.batch_size=4",
+        *cut,
+        "--trainer.max_steps=7",
+        "--ckpt_path",
+        str(rest),
+    ]
     run_ranks(SCRIPT, tmp_path / "alone.pt", 1, tmp_path, *alone)
     if strategy == "shards":
         assert main([*alone, "--trainer.strategy=auto"]) == 2

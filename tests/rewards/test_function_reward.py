@@ -1,8 +1,11 @@
+import pickle
+import sys
+
 import pytest
 
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.rollouts import RewardContext
-from lit_vlm.rewards.function_reward import FunctionReward
+from lit_vlm.rewards.function_reward import FunctionReward, _load
 from lit_vlm.rewards.reward_run import run_reward
 
 SOURCE = """
@@ -40,6 +43,18 @@ def test_a_function_scores_each_completion(module, complete):
     assert output.total[::2].tolist() == [0.5, 0.25]
     assert output.applies.tolist() == [True, False, True]
     assert FunctionReward(f"{module}.with_default")([complete("a")]).total.tolist() == [2]
+
+
+def test_a_process_that_is_handed_it_imports_the_function_at_once(module, tmp_path, monkeypatch):
+    handed = pickle.dumps(FunctionReward(f"{module}.brevity"))
+    _load.cache_clear()
+    monkeypatch.delitem(sys.modules, module)
+    assert pickle.loads(handed) == FunctionReward(f"{module}.brevity")
+    monkeypatch.delitem(sys.modules, module)
+    (tmp_path / f"{module}.py").unlink()
+    _load.cache_clear()
+    with pytest.raises(UserError, match=f"there is no module '{module}'"):
+        pickle.loads(handed)
 
 
 def test_a_function_of_groups_sees_the_completions_of_a_prompt(module, complete):
