@@ -23,8 +23,10 @@ OPTIONS = [
 SCRIPT = """
 import sys
 sys.path.insert(0, {root!r})
+import socket
 import torch
 from lit_vlm.cli import main
+socket.gethostname = lambda: "localhost"  # the only name here that surely leads to this machine
 *words, out = sys.argv[1:]
 assert main(words) == 0
 if torch.distributed.get_rank() == 0:
@@ -39,25 +41,39 @@ def checkpoint(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-@pytest.mark.parametrize("manager", ["slurm", "lightning"])
+@pytest.mark.parametrize("manager", ["slurm", "lightning", "lsf", "kubeflow"])
 def test_two_nodes_of_a_manager_train_together(random_tiny_folder, tmp_path, manager, strategy):
-    slurm = {
-        "SLURM_JOB_ID": "4242",
-        "SLURM_JOB_NAME": "train",
-        "SLURM_NTASKS": "2",
-        "SLURM_NTASKS_PER_NODE": "1",
-        "SLURM_NNODES": "2",
-        "SLURM_NODELIST": "127.0.0.1",
-        "SLURM_LOCALID": "0",
-    }
-    environments = [
-        {**slurm, "SLURM_PROCID": str(node), "SLURM_NODEID": str(node)}
-        if manager == "slurm"
-        else {"NODE_RANK": str(node)}
-        for node in range(2)
-    ]
+    (tmp_path / "ranks").write_text("launcher\nlocalhost\nlocalhost\n")
+    of_all = {
+        "slurm": {
+            "SLURM_JOB_ID": "4242",
+            "SLURM_JOB_NAME": "train",
+            "SLURM_NTASKS": "2",
+            "SLURM_NTASKS_PER_NODE": "1",
+            "SLURM_NNODES": "2",
+            "SLURM_NODELIST": "127.0.0.1",
+            "SLURM_LOCALID": "0",
+        },
+        "lightning": {},
+        "lsf": {
+            "LSB_JOBID": "4242",
+            "LSB_DJOB_RANKFILE": str(tmp_path / "ranks"),
+            "JSM_NAMESPACE_SIZE": "2",
+            "JSM_NAMESPACE_LOCAL_RANK": "0",
+        },
+        "kubeflow": {"WORLD_SIZE": "2"},
+    }[manager]
+    of_node = {
+        "slurm": ("SLURM_PROCID", "SLURM_NODEID"),
+        "lightning": ("NODE_RANK",),
+        "lsf": ("JSM_NAMESPACE_RANK",),
+        "kubeflow": ("RANK",),
+    }[manager]
+    environments = [of_all | dict.fromkeys(of_node, str(node)) for node in range(2)]
     words = [*OPTIONS, f"--model.backbone.checkpoint={random_tiny_folder}", f"--trainer.strategy={strategy}"]
     words.append(f"--trainer.default_root_dir={tmp_path}")
+    if manager == "kubeflow":
+        words.append("--trainer.plugins+=lightning.pytorch.plugins.environments.KubeflowEnvironment")
     assert run_ranks(SCRIPT, tmp_path / "out.pt", 2, *words, environments=environments) == {"ranks": 2}
     assert checkpoint(tmp_path)["global_step"] == 2
 
