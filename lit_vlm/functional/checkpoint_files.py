@@ -19,6 +19,7 @@ from typing import IO, Any, cast
 
 import torch
 
+from lit_vlm.functional.shard_writer import sync_to_disk
 from lit_vlm.interfaces.errors import UserError
 
 COMPLETE = "complete.json"
@@ -62,7 +63,7 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_to_disk(path.parent)
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -114,15 +115,14 @@ def mark_whole(folder: Path) -> None:
         if file.is_file() and file.name != COMPLETE
     }
     for name in sizes:
-        with (folder / name).open("rb") as written:
-            os.fsync(written.fileno())
+        sync_to_disk(folder / name)
     partial = folder / f".{COMPLETE}.partial"
     with partial.open("w", encoding="utf-8") as file:
         json.dump(sizes, file)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(folder / COMPLETE)
-    _sync_folder(folder)
+    sync_to_disk(folder)
 
 
 def unmark_whole(folder: Path) -> None:
@@ -196,11 +196,3 @@ def _fault_of_folder(folder: Path) -> str | None:
         if not file.is_file() or file.stat().st_size != size:
             return f"was altered after it was written: {name} is missing or of another size"
     return None
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,3 @@
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -9,16 +8,7 @@ import torch.distributed.checkpoint as distributed_checkpoint
 
 from lit_vlm.functional.sharded_metadata import check_sharded, is_sharded, read_metadata
 from lit_vlm.interfaces.errors import UserError
-
-
-class Payload:
-    """Runs a command where it is unpickled without limits."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.system, (f"touch {self.trace}",)
+from tests.test_security import Payload
 
 
 @pytest.fixture
