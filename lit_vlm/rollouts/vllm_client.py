@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 
 from lit_vlm.interfaces.errors import UserError
 
-PROTOCOL = 1
+PROTOCOL = 2
 CONNECT_SECONDS = 10.0
 CHUNK = 1 << 20
+GROUP_BROKE = 503
 DIFFERS = (401, 404, 409, 500)
 """Answers that another server may not give: its secret, its program or its weights may differ, or it is broken."""
 
@@ -29,6 +30,10 @@ class ServerLostError(Exception):
     def __init__(self, address: str, reason: str) -> None:
         super().__init__(f"{address}: {reason}")
         self.address = address
+
+
+class NotInGroupError(ServerLostError):
+    """Says why a process group broke that a server was in; the server may well be sound."""
 
 
 class VLLMClient:
@@ -70,6 +75,9 @@ class VLLMClient:
             max_lora_rank=int(told["max_lora_rank"]),
             weights=told["weights"],
             vllm=str(told["vllm"]),
+            workers=int(told["workers"]),
+            device=str(told["device"]),
+            group=told["group"],
         )
 
     def generate(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -88,6 +96,23 @@ class VLLMClient:
     def send_bucket(self, bucket: bytes, seconds: float) -> None:
         """Hands over some weights."""
         self._ask("POST", "/weights/bucket", bucket, seconds)
+
+    def join_group(self, place: dict[str, Any], seconds: float) -> None:
+        """Has the server's workers come to a process group; see ``vllm_server/weight_group.py``.
+
+        Raises:
+            NotInGroupError: The group did not come about.
+        """
+        self._ask("POST", "/weights/join", json.dumps(place).encode(), seconds)
+
+    def receive_bucket(self, number: int, described: list[Any], seconds: float) -> None:
+        """Has the server take some weights from the group.
+
+        Raises:
+            NotInGroupError: They did not come.
+        """
+        bucket = {"number": number, "weights": described}
+        self._ask("POST", "/weights/receive", json.dumps(bucket).encode(), seconds)
 
     def finish_weights(self, version: int, seconds: float) -> None:
         """Says that all weights are there, and their number."""
@@ -119,6 +144,8 @@ class VLLMClient:
         if response.status == 200 and isinstance(told, dict):
             return told
         reason = str(told.get("error", content[:200])) if isinstance(told, dict) else str(content[:200])
+        if response.status == GROUP_BROKE:
+            raise NotInGroupError(self.address, reason)
         if response.status in DIFFERS:
             raise ServerLostError(self.address, reason)
         raise UserError(f"the vLLM server at {self.address} refuses: {reason}")
@@ -140,6 +167,12 @@ class ServerState:
     """Number of its weights; None before any were sent."""
     vllm: str
     """Version of vLLM."""
+    workers: int = 1
+    """Processes that the model is cut up over."""
+    device: str = "cpu"
+    """Type of device that the model is on, such as ``cuda``."""
+    group: str | None = None
+    """Name of the process group that its workers are in."""
 
 
 def _read(connection: http.client.HTTPConnection, response: http.client.HTTPResponse, deadline: float) -> bytes:

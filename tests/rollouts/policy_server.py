@@ -17,7 +17,10 @@ from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.disk_names import memory_names
 from lit_vlm.rollouts.sampling_settings import SamplingSettings
 from lit_vlm.rollouts.token_sampler import TokenSampler
+from lit_vlm.rollouts.vllm_server.bucket_receiver import BucketReceiver
 from lit_vlm.rollouts.vllm_server.service import Server, Service
+from lit_vlm.rollouts.vllm_server.weight_group import Place
+from lit_vlm.rollouts.vllm_server.worker_extension import read_weights
 
 
 class PolicyBackend:
@@ -38,11 +41,13 @@ class PolicyBackend:
         self.lock = threading.Lock()
         self.requests, self.buckets, self.loaded = [], [], 0
         self.before_answer = lambda: None
+        self.receiver, self.joins = BucketReceiver(), 0
 
     def state(self):
         rank = 0 if self.adapter is None else self.adapter.rank
         return {
             "model": self.folder, "dtype": "float32", "max_tokens": 512, "max_lora_rank": rank, "vllm": "none",
+            "workers": 1, "device": "cpu",
         }  # fmt: skip
 
     def generate(self, request, given_up):
@@ -89,10 +94,20 @@ class PolicyBackend:
 
     def begin_weights(self):
         self.buckets.append([])
+        self.receiver.begin()
 
     def load_bucket(self, path):
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) + self.spoil for name in file.keys()}  # noqa: SIM118
+        self.load(read_weights(path))
+
+    def join_group(self, place):
+        self.joins += 1
+        return self.receiver.join(Place(**place), torch.device("cpu"))
+
+    def receive_bucket(self, number, described):
+        return self.receiver.receive(number, described, self.load)
+
+    def load(self, weights):
+        tensors = {name: value + self.spoil for name, value in weights}
         self.buckets[-1].append(sorted(tensors))
         if not self.ignores:
             names = memory_names(self.policy.model)
@@ -138,11 +153,14 @@ class Stub:
 
     def __init__(self, seconds=0.0):
         self.seconds, self.done, self.given_up = seconds, [], 0
-        self.fault = None
+        self.fault = self.broken = None
         self.answer = {"token_ids": [1, 2], "completions": [{"token_ids": [3], "log_probs": [-1.0], "finish": "stop"}]}
 
     def state(self):
-        return {"model": "m", "dtype": "float32", "max_tokens": 64, "max_lora_rank": 8, "vllm": "0"}
+        return {
+            "model": "m", "dtype": "float32", "max_tokens": 64, "max_lora_rank": 8, "vllm": "0", "workers": 2,
+            "device": "cpu",
+        }  # fmt: skip
 
     def generate(self, request, given_up):
         if self.fault:
@@ -157,6 +175,14 @@ class Stub:
 
     def begin_weights(self):
         self.done.append("begin")
+
+    def join_group(self, place):
+        self.done.append(place)
+        return self.broken
+
+    def receive_bucket(self, number, described):
+        self.done.append((number, described))
+        return self.broken
 
     def load_bucket(self, path):
         self.done.append(path.read_bytes())

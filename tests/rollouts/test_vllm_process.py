@@ -19,8 +19,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(json.dumps(dict(protocol=1, model=sys.argv[2], dtype="float32", max_tokens=1, max_lora_rank=0,
-                                         weights=None, vllm="0")).encode())
+        self.wfile.write(json.dumps(dict(protocol=2, model=sys.argv[2], dtype="float32", max_tokens=1, max_lora_rank=0,
+                                         weights=None, vllm="0", workers=1, device="cpu", group=None)).encode())
     def log_message(self, *values): ...
 if "--fails" in sys.argv: sys.exit("no room")
 if "--sleeps" in sys.argv: import time; time.sleep(60)

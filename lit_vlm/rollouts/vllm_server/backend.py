@@ -66,12 +66,15 @@ class VLLMBackend:
         if self._engine.errored:
             raise RuntimeError("vLLM's engine has ended")
         settings = self._engine.vllm_config.model_config
+        cluster = self._engine.vllm_config.parallel_config
         return {
             "model": str(settings.model),
             "dtype": str(settings.dtype).removeprefix("torch."),
             "max_tokens": int(settings.max_model_len),
             "max_lora_rank": self._max_lora_rank,
             "vllm": vllm_version(),
+            "workers": int(cluster.world_size),
+            "device": str(self._engine.vllm_config.device_config.device_type),
         }
 
     def generate(self, request: dict[str, Any], given_up: threading.Event) -> dict[str, Any]:
@@ -97,6 +100,21 @@ class VLLMBackend:
     def load_bucket(self, path: Path) -> None:
         """Takes the weights of a file."""
         self._run(self._engine.collective_rpc("lit_vlm_load_bucket", args=(str(path),)))
+
+    def join_group(self, place: dict[str, Any]) -> str | None:
+        """Has all workers come to the trainer's group.
+
+        Raises:
+            RuntimeError: The model is there several times, so that not all workers would be heard.
+        """
+        copies = self._engine.vllm_config.parallel_config.data_parallel_size
+        if copies > 1:
+            raise RuntimeError(f"data_parallel_size is {copies}; start a server for each copy, or send weights by http")
+        return self._fault_of_workers("lit_vlm_join_group", place)
+
+    def receive_bucket(self, number: int, described: list[Any]) -> str | None:
+        """Takes weights from the group."""
+        return self._fault_of_workers("lit_vlm_receive_bucket", number, described)
 
     def finish_weights(self) -> None:
         """Makes the weights whole, and forgets what was computed with earlier ones.
@@ -137,6 +155,11 @@ class VLLMBackend:
             shutil.rmtree(self._adapter.lora_path)
         self._adapter = _adapter(folder, replaces=False)
         self._forget()
+
+    def _fault_of_workers(self, method: str, *values: Any) -> str | None:
+        """Returns the first fault that a worker tells."""
+        told: list[str | None] = self._run(self._engine.collective_rpc(method, args=values))
+        return next((fault for fault in told if fault is not None), None)
 
     def _forget(self) -> None:
         if not self._run(self._engine.reset_prefix_cache()):

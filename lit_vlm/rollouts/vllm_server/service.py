@@ -1,16 +1,22 @@
 """The server's side of the protocol: HTTP with JSON and safetensors bytes. Needs the standard library only.
 
+Weights come as safetensors, or through a process group that the trainer and all workers form; HTTP then tells what
+comes.
+
 | Request | Body | Answer |
 | --- | --- | --- |
-| ``GET /state`` | none | ``protocol``, ``model``, ``dtype``, ``max_tokens``, ``max_lora_rank``, ``weights``, ``vllm`` |
+| ``GET /state`` | none | ``protocol``, ``weights``, ``group`` (name, or null) and what ``Backend.state`` tells |
 | ``POST /generate`` | JSON, see ``Backend.generate`` | JSON |
 | ``POST /weights/begin`` | none | ``{}``; what is being sampled is given up |
 | ``POST /weights/bucket`` | safetensors, weights by the names that a checkpoint has | ``{}`` |
+| ``POST /weights/join`` | JSON: the ``weight_group.Place`` of the first worker | ``{}``; all workers are in the group |
+| ``POST /weights/receive`` | JSON: ``number`` and ``weights``, see ``Backend.receive_bucket`` | ``{}`` |
 | ``POST /weights/finish?version=N`` | none | ``{}``; from here on the weights bear that number |
 | ``POST /weights/adapter?version=N`` | safetensors, metadata ``adapter_config`` (JSON) | ``{}``; likewise |
 
 What is refused is answered with ``{"error": sentence}``: status 400 for a request at fault, 401 for a wrong token, 409
-where the weights are other than those that the request names, 413 for a body that is too long, 500 for a fault here.
+where the weights are other than those that the request names, 413 for a body that is too long, 500 for a fault here,
+503 where the group broke, of which this server need not be the reason.
 """
 
 from __future__ import annotations
@@ -27,7 +33,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
-PROTOCOL = 1
+PROTOCOL = 2
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 CHUNK = 1 << 20
 IDLE_SECONDS = 120.0
@@ -51,7 +57,7 @@ class Backend(Protocol):
     """What samples. Methods are called from many threads; weights change in one, while nothing is sampled."""
 
     def state(self) -> dict[str, Any]:
-        """Describes the model: ``model``, ``dtype``, ``max_tokens``, ``max_lora_rank`` and ``vllm``."""
+        """Describes it: ``model``, ``dtype``, ``max_tokens``, ``max_lora_rank``, ``vllm``, ``workers``, ``device``."""
 
     def generate(self, request: dict[str, Any], given_up: threading.Event) -> dict[str, Any]:
         """Continues a prompt.
@@ -71,6 +77,27 @@ class Backend(Protocol):
 
     def load_bucket(self, path: Path) -> None:
         """Takes the weights of a safetensors file."""
+
+    def join_group(self, place: dict[str, Any]) -> str | None:
+        """Has the workers come to the trainer's group.
+
+        Args:
+            place: Of the first; the others follow.
+
+        Returns:
+            Why the group did not come about; None where it did.
+        """
+
+    def receive_bucket(self, number: int, described: list[Any]) -> str | None:
+        """Takes weights from the group, and loads them unless they were loaded before.
+
+        Args:
+            number: Of the bucket, from 1.
+            described: The weights in it by name, type and shape.
+
+        Returns:
+            Why they did not come; None where they did.
+        """
 
     def finish_weights(self) -> None:
         """Makes the weights whole, and forgets what was computed with earlier ones."""
@@ -107,6 +134,7 @@ class Service:
         self._sampling: set[threading.Event] = set()
         self._version: int | None = None
         self._is_loading = False
+        self._group: str | None = None
 
     def check_token(self, given: str | None) -> None:
         """Refuses requests without the secret."""
@@ -117,7 +145,7 @@ class Service:
 
     def state(self) -> dict[str, Any]:
         """Describes the server."""
-        return {"protocol": PROTOCOL, "weights": self._version, **self._backend.state()}
+        return {"protocol": PROTOCOL, "weights": self._version, "group": self._group, **self._backend.state()}
 
     def generate(self, request: dict[str, Any]) -> dict[str, Any]:
         """Continues a prompt with the weights that the request names."""
@@ -150,6 +178,23 @@ class Service:
                 raise RefusedError(409, "weights come after weights/begin")
             self._backend.load_bucket(body)
 
+    def join_group(self, place: dict[str, Any]) -> None:
+        """Comes to a group, through which weights come from then on."""
+        with self._changes:
+            self._group = None
+            self._check_group(self._backend.join_group(place))
+            self._group = str(place["name"])
+
+    def receive_bucket(self, bucket: dict[str, Any]) -> None:
+        """Takes some weights from the group."""
+        number, described = bucket.get("number"), bucket.get("weights")
+        if not isinstance(number, int) or not isinstance(described, list):
+            raise RefusedError(400, "weights/receive needs a number and a list of weights")
+        with self._changes:
+            if not self._is_loading:
+                raise RefusedError(409, "weights come after weights/begin")
+            self._check_group(self._backend.receive_bucket(number, described))
+
     def finish_weights(self, version: int) -> None:
         """Names the weights that came in buckets."""
         with self._changes:
@@ -177,6 +222,11 @@ class Service:
                 length -= len(chunk)
             file.flush()
             yield Path(file.name)
+
+    def _check_group(self, fault: str | None) -> None:
+        if fault is not None:
+            self._group = None
+            raise RefusedError(503, fault)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -208,6 +258,8 @@ class Handler(BaseHTTPRequestHandler):
                 "/generate": lambda query: self.service.generate(self._json()),
                 "/weights/begin": lambda query: self.service.begin_weights(),
                 "/weights/bucket": lambda query: self._with_weights(self.service.load_bucket),
+                "/weights/join": lambda query: self.service.join_group(self._json()),
+                "/weights/receive": lambda query: self.service.receive_bucket(self._json()),
                 "/weights/finish": lambda query: self.service.finish_weights(_version(query)),
                 "/weights/adapter": lambda query: self._with_weights(
                     lambda body: self.service.load_adapter(body, _version(query))

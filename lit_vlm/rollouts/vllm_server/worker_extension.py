@@ -1,4 +1,4 @@
-"""What vLLM's workers do beside their own work: take weights from files, and tell log-probabilities at a temperature.
+"""What vLLM's workers do beside their own work: take weights, and tell log-probabilities at a temperature.
 
 vLLM puts this class under its own worker class; each method is called by name in every worker. It imports vLLM within
 methods, as it is read before vLLM has settled its platform.
@@ -6,13 +6,18 @@ methods, as it is read before vLLM has settled its platform.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
+
+from .bucket_receiver import BucketReceiver
+from .flat_weights import Described
+from .weight_group import Place
 
 LEAST_TEMPERATURE = 1e-5
 """Below it vLLM takes the likeliest token."""
@@ -23,6 +28,8 @@ class WeightReceiver:
 
     model_runner: Any
     vllm_config: Any
+    device: torch.device
+    lit_vlm_receiver: BucketReceiver
     lit_vlm_wanted: set[str]
     lit_vlm_loaded: set[str]
 
@@ -37,6 +44,7 @@ class WeightReceiver:
         """Prepares all layers for new weights, however their present ones are packed."""
         from vllm.model_executor.model_loader.reload.layerwise import initialize_layerwise_reload
 
+        self._lit_vlm_own_receiver().begin()
         model = self.model_runner.get_model()
         self.lit_vlm_wanted = {name.replace(".base_layer.", ".") for name, _ in model.named_parameters()}
         self.lit_vlm_loaded = set()
@@ -45,8 +53,26 @@ class WeightReceiver:
 
     def lit_vlm_load_bucket(self, path: str) -> None:
         """Loads the weights of a file, by the names that a checkpoint has."""
-        with self._lit_vlm_settings():
-            self.lit_vlm_loaded |= set(self.model_runner.get_model().load_weights(read_weights(path)))
+        self._lit_vlm_load(read_weights(path))
+
+    def lit_vlm_join_group(self, place: dict[str, Any]) -> str | None:
+        """Comes to the trainer's group, at the place of the server's first worker or after it.
+
+        Returns:
+            Why the group did not come about; None where it did.
+        """
+        first = Place(**place)
+        own = replace(first, rank=first.rank + int(self.vllm_config.parallel_config.rank))
+        with _common_nccl_settings(own):
+            return self._lit_vlm_own_receiver().join(own, self.device)
+
+    def lit_vlm_receive_bucket(self, number: int, described: Described) -> str | None:
+        """Takes a bucket from the group, and loads it unless it was loaded before.
+
+        Returns:
+            Why it did not come; None where it did.
+        """
+        return self._lit_vlm_own_receiver().receive(number, described, self._lit_vlm_load)
 
     def lit_vlm_finish_weights(self) -> list[str]:
         """Packs the new weights as the old ones were.
@@ -66,10 +92,29 @@ class WeightReceiver:
         """Names layers of a loaded adapter that belong to no layer of the model, and so would do nothing."""
         return unused_layers(self.model_runner.lora_manager._adapter_manager, adapter_id)
 
+    def _lit_vlm_own_receiver(self) -> BucketReceiver:
+        # vLLM gives this class no time to set anything up.
+        if not hasattr(self, "lit_vlm_receiver"):
+            self.lit_vlm_receiver = BucketReceiver()
+        return self.lit_vlm_receiver
+
+    def _lit_vlm_load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        with self._lit_vlm_settings():
+            self.lit_vlm_loaded |= set(self.model_runner.get_model().load_weights(weights))
+
     def _lit_vlm_settings(self) -> AbstractContextManager[None]:
         from vllm.config import set_current_vllm_config
 
         return set_current_vllm_config(self.vllm_config)  # type: ignore[no-any-return]
+
+
+def _common_nccl_settings(place: Place) -> AbstractContextManager[None]:
+    """Takes back settings of NCCL that vLLM has made for its own groups, and that the trainer does not have."""
+    if place.backend != "nccl":
+        return nullcontext()
+    from vllm.utils.nccl import unpinned_nccl_env
+
+    return unpinned_nccl_env()  # type: ignore[no-any-return]
 
 
 def read_weights(path: str) -> Iterator[tuple[str, Tensor]]:

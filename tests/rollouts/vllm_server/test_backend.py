@@ -21,13 +21,18 @@ class Engine:
 
     def __init__(self):
         self.asked, self.calls, self.unused, self.missing, self.is_emptied = [], [], [], [], True
-        self.errored, self.stuck = False, False
+        self.errored, self.stuck, self.faults = False, False, [None, None]
         self.vllm_config = SimpleNamespace(
-            model_config=SimpleNamespace(model="m", dtype=torch.bfloat16, max_model_len=64)
+            model_config=SimpleNamespace(model="m", dtype=torch.bfloat16, max_model_len=64),
+            parallel_config=SimpleNamespace(world_size=2, data_parallel_size=1),
+            device_config=SimpleNamespace(device_type="cpu"),
         )
 
     async def collective_rpc(self, method, args=()):
         self.calls.append(method)
+        if method in ("lit_vlm_join_group", "lit_vlm_receive_bucket"):
+            self.asked.append(args)
+            return self.faults
         return [{"lit_vlm_adapter_faults": self.unused, "lit_vlm_finish_weights": self.missing}.get(method)]
 
     async def add_lora(self, request):
@@ -166,9 +171,22 @@ def test_weights_must_be_whole_and_caches_empty(made, tmp_path):
         backend.finish_weights()
 
 
+def test_the_fault_of_any_worker_is_that_of_the_group(made):
+    backend, engine = made
+    assert backend.join_group({"name": "g"}) is None
+    assert backend.receive_bucket(3, [["a", "float32", [1]]]) is None
+    assert engine.asked == [({"name": "g"},), (3, [["a", "float32", [1]]])]
+    engine.faults[1] = "gone"
+    assert backend.join_group({"name": "g"}) == backend.receive_bucket(4, []) == "gone"
+    engine.vllm_config.parallel_config.data_parallel_size = 2
+    with pytest.raises(RuntimeError, match="data_parallel_size is 2; start a server for each copy"):
+        backend.join_group({"name": "g"})
+
+
 def test_an_engine_that_has_ended_says_so(made):
     backend, engine = made
-    assert backend.state()["dtype"] == "bfloat16"
+    told = backend.state()
+    assert (told["dtype"], told["workers"], told["device"]) == ("bfloat16", 2, "cpu")
     engine.errored = True
     with pytest.raises(RuntimeError, match="has ended"):
         backend.state()

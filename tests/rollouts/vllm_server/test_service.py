@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.rollouts.vllm_client import ServerLostError, VLLMClient
+from lit_vlm.rollouts.vllm_client import NotInGroupError, ServerLostError, VLLMClient
 from tests.rollouts.policy_server import Stub, serving
 
 REQUEST = {"version": 7}
@@ -48,6 +48,35 @@ def test_weights_come_in_buckets_between_a_beginning_and_an_end(stub):
     assert backend.done == [b"old", "begin", b"a", b"b" * 2000, "finish"]
 
 
+def test_weights_come_through_a_group_that_the_state_names(stub):
+    backend, client = stub
+    place = {"name": "g", "rank": 1}
+    assert client.state().group is None
+    client.join_group(place, 5)
+    assert client.state().group == "g"
+    with pytest.raises(ServerLostError, match="after weights/begin"):
+        client.receive_bucket(1, [], 5)
+    client.begin_weights(5)
+    client.receive_bucket(1, [["a", "float32", [2]]], 5)
+    client.finish_weights(9, 5)
+    assert backend.done == [place, "begin", (1, [["a", "float32", [2]]]), "finish"]
+    assert client.state().workers == 2
+
+
+def test_a_group_that_broke_is_told_apart_from_a_server_that_did(stub):
+    backend, client = stub
+    client.join_group({"name": "g"}, 5)
+    client.begin_weights(5)
+    backend.broken = "a process is gone"
+    with pytest.raises(NotInGroupError, match="a process is gone"):
+        client.receive_bucket(1, [], 5)
+    assert client.state().group is None
+    with pytest.raises(NotInGroupError, match="a process is gone"):
+        client.join_group({"name": "g"}, 5)
+    assert client.state().group is None
+    assert raw(client, "POST", "/weights/receive", b"{}")[0] == 400
+
+
 def test_new_weights_end_what_is_being_sampled(stub):
     backend, client = stub
     client.send_adapter(b"x", 7, 5)
@@ -77,6 +106,10 @@ def test_a_server_with_a_secret_refuses_those_who_do_not_know_it():
                 VLLMClient(address, wrong).state()
             with pytest.raises(ServerLostError, match="token is missing"):
                 VLLMClient(address, wrong).send_adapter(b"x", 1, 5)
+            with pytest.raises(ServerLostError, match="token is missing"):
+                VLLMClient(address, wrong).join_group({"name": "g"}, 5)
+            with pytest.raises(ServerLostError, match="token is missing"):
+                VLLMClient(address, wrong).receive_bucket(1, [], 5)
         assert VLLMClient(address, "secret").state().max_lora_rank == 8
 
 

@@ -1,5 +1,6 @@
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from lit_vlm.rollouts.vllm_server.weight_group import Place
 from lit_vlm.rollouts.vllm_server.worker_extension import (
     WeightReceiver,
     pack_shared,
@@ -119,5 +121,36 @@ def test_a_worker_names_the_weights_that_did_not_come(tmp_path, monkeypatch):
             worker.lit_vlm_load_bucket(str(tmp_path / bucket))
         assert worker.lit_vlm_finish_weights() == missing
     assert done == ["begun", "packed", "adapters forgotten"] * 2
+    assert worker.lit_vlm_receive_bucket(1, []) == "the worker is in no group"
     worker.lit_vlm_temper()
     assert "forward" in vars(worker.model_runner.sampler)
+
+
+@pytest.mark.parametrize("backend", ["gloo", "nccl"])
+def test_workers_of_a_server_take_places_one_after_another(monkeypatch, backend):
+    places, unpinned = [], []
+
+    class Receiver:
+        def join(self, place, device):
+            places.append((place.rank, place.backend, device, tuple(unpinned)))
+            return "gone"
+
+    @contextmanager
+    def unpinned_nccl_env():
+        unpinned.append("as the trainer has it")
+        yield
+        unpinned.clear()
+
+    module = ModuleType("vllm.utils.nccl")
+    module.unpinned_nccl_env = unpinned_nccl_env
+    for name in ("vllm", "vllm.utils"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, "vllm.utils.nccl", module)
+    place = Place("127.0.0.1", 1, "g", 3, 5, backend, 1.0)
+    for rank in (0, 1):
+        worker = WeightReceiver()
+        worker.lit_vlm_receiver, worker.device = Receiver(), torch.device("cpu")
+        worker.vllm_config = SimpleNamespace(parallel_config=SimpleNamespace(rank=rank))
+        assert worker.lit_vlm_join_group(asdict(place)) == "gone"
+    pinned = () if backend == "gloo" else ("as the trainer has it",)
+    assert places == [(rank, backend, torch.device("cpu"), pinned) for rank in (3, 4)]
