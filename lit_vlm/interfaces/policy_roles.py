@@ -162,6 +162,16 @@ class GeneratingPolicy(ABC):
         """
 
 
+@dataclass(frozen=True)
+class WeightBucket:
+    """Some weights, or an adapter, on their way to another program; good until the next is asked for."""
+
+    tensors: Mapping[str, Tensor]
+    """By the names that a checkpoint has, on the policy's device, and perhaps its own weights: to be read only."""
+    metadata: Mapping[str, str]
+    """Of a safetensors file that holds them; an adapter's has its ``adapter_config`` (JSON)."""
+
+
 @runtime_checkable
 class SharesWeights(Protocol):
     """A policy that hands its weights to programs that sample with a copy of them."""
@@ -177,8 +187,8 @@ class SharesWeights(Protocol):
             UserError: Neither can be, as the weights are held.
         """
 
-    def weight_buckets(self, dtype: torch.dtype, most_bytes: int, *, keep: bool) -> Iterator[bytes]:
-        """Yields the weights, or an adapter in one piece, as safetensors; every rank goes through all of them.
+    def weight_buckets(self, dtype: torch.dtype, most_bytes: int, *, keep: bool) -> Iterator[WeightBucket]:
+        """Yields the weights, or an adapter in one piece; every rank goes through all of them.
 
         Args:
             dtype: Type that the other side computes in; an adapter keeps its own.

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from lit_vlm.interfaces.errors import UserError
+from lit_vlm.interfaces.policy_roles import WeightBucket
 from lit_vlm.models.adapters import NAME, OPTION, adapted_layers, adapter_state, has_adapter
 from lit_vlm.models.disk_names import memory_names
 from lit_vlm.models.parts import part_of
@@ -47,8 +47,8 @@ def shared_adapter_rank(model: Any, parts: PartModules) -> int | None:
     return int(configuration.r)
 
 
-def weight_buckets(model: Any, dtype: torch.dtype, most_bytes: int, *, keep: bool) -> Iterator[bytes]:
-    """Yields the weights, or an adapter in one piece, as safetensors; every rank goes through all of them.
+def weight_buckets(model: Any, dtype: torch.dtype, most_bytes: int, *, keep: bool) -> Iterator[WeightBucket]:
+    """Yields the weights, or an adapter in one piece; every rank goes through all of them.
 
     Args:
         model: As the strategy left it, perhaps with an adapter.
@@ -59,8 +59,7 @@ def weight_buckets(model: Any, dtype: torch.dtype, most_bytes: int, *, keep: boo
     if has_adapter(model):
         state = {name: whole(value.detach()) for name, value in adapter_state(model).items()}
         if keep:
-            state = {name: value.cpu().contiguous() for name, value in state.items()}
-            yield save(state, metadata={"format": "pt", "adapter_config": adapter_configuration(model)})
+            yield WeightBucket(state, {"format": "pt", "adapter_config": adapter_configuration(model)})
         return
     tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
     waiting: dict[str, Tensor] = {}
@@ -69,14 +68,14 @@ def weight_buckets(model: Any, dtype: torch.dtype, most_bytes: int, *, keep: boo
         weight = whole(tensors[name].detach())
         if not keep:
             continue
-        weight = (weight.to(dtype) if weight.is_floating_point() else weight).cpu().contiguous()
+        weight = weight.to(dtype) if weight.is_floating_point() else weight
         if waiting and size + weight.nbytes > most_bytes:
-            yield save(waiting, metadata={"format": "pt"})
+            yield WeightBucket(waiting, {"format": "pt"})
             waiting, size = {}, 0
         waiting[disk] = weight
         size += weight.nbytes
     if waiting:
-        yield save(waiting, metadata={"format": "pt"})
+        yield WeightBucket(waiting, {"format": "pt"})
 
 
 def adapter_configuration(model: Any) -> str:

@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from lit_vlm.functional.chunked_log_probs import DEFAULT_CHUNK_TOKENS, chunked_log_probs
 from lit_vlm.interfaces.batches import PromptBatch, TokenScores
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.interfaces.policy_roles import GeneratingPolicy
+from lit_vlm.interfaces.policy_roles import GeneratingPolicy, WeightBucket
 from lit_vlm.interfaces.records import IGNORED_LABEL
 from lit_vlm.models.adapters import has_adapter, save_adapter
 from lit_vlm.models.completion_scoring import CompletionScores, completion_features, score_rollouts
@@ -335,8 +335,8 @@ class VisionLanguageModel(nn.Module, GeneratingPolicy):
         """Tells what is handed to programs that sample with a copy; see ``shared_weights.shared_adapter_rank``."""
         return shared_adapter_rank(self.model, self.parts)
 
-    def weight_buckets(self, dtype: torch.dtype, most_bytes: int, *, keep: bool) -> Iterator[bytes]:
-        """Yields the weights, or the adapter, as safetensors; see ``shared_weights.weight_buckets``."""
+    def weight_buckets(self, dtype: torch.dtype, most_bytes: int, *, keep: bool) -> Iterator[WeightBucket]:
+        """Yields the weights, or the adapter, piece by piece; see ``shared_weights.weight_buckets``."""
         return weight_buckets(self.model, dtype, most_bytes, keep=keep)
 
     def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:

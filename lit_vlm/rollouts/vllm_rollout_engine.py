@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -29,8 +30,11 @@ from lit_vlm.rollouts.vllm_client import VLLMClient
 from lit_vlm.rollouts.vllm_pool import VLLMPool
 from lit_vlm.rollouts.vllm_process import VLLMProcess
 from lit_vlm.rollouts.vllm_requests import SampledTokens, read_answer, request_of, sampling_options
+from lit_vlm.rollouts.weight_broadcast import BroadcastTransport
 from lit_vlm.rollouts.weight_sync import SyncSettings, WeightSync, describe_prompts, is_first_rank
+from lit_vlm.rollouts.weight_transport import HTTPTransport, WeightTransport
 
+Transport = Literal["http", "broadcast"]
 TOKEN_VARIABLE = "LIT_VLM_VLLM_TOKEN"
 
 
@@ -59,6 +63,14 @@ class VLLMRolloutEngine(RolloutEngine):
     """Longest wait for a server that is started."""
     timeout_seconds: float = 600.0
     """Longest wait for the completions of a prompt, or for a server to take weights."""
+    transport: Transport = "http"
+    """Way of whole weights: ``http`` goes through main memory and needs no more than the servers' ports; ``broadcast``
+    goes through a process group of the first rank and the servers' workers, by NCCL where all are on GPUs of their own,
+    else by Gloo, and needs ports that are open both ways. Adapters go by HTTP either way."""
+    broadcast_address: str = "127.0.0.1"
+    """Address of the first rank's machine, as servers reach it, for ``broadcast``."""
+    broadcast_port: int = 0
+    """Port there at which the group meets; 0 takes a free one. The backend takes further ones."""
     bucket_megabytes: int = 256
     """Size of the pieces in which weights are sent, but for a single weight that is larger."""
     parity_tolerance: float = 0.1
@@ -74,6 +86,10 @@ class VLLMRolloutEngine(RolloutEngine):
         for name in ("start_seconds", "timeout_seconds", "bucket_megabytes", "parity_tolerance"):
             if not getattr(self, name) > 0:
                 raise UserError(f"model.engine.{name} is {getattr(self, name)}; give a number above 0")
+        if self.transport not in get_args(Transport):
+            raise UserError(f"model.engine.transport is {self.transport!r}; give {' or '.join(get_args(Transport))}")
+        if not 0 <= self.broadcast_port < 1 << 16:
+            raise UserError(f"model.engine.broadcast_port is {self.broadcast_port}; give 0 or a port up to 65535")
         if self.start_server and self.python is None:
             raise UserError(
                 "model.engine.start_server needs model.engine.python, the interpreter of an environment that has vLLM, "
@@ -219,8 +235,14 @@ class VLLMRolloutEngine(RolloutEngine):
         if not self._sessions:
             pool = VLLMPool(self._clients(), self.timeout_seconds)
             settings = SyncSettings(self.timeout_seconds, self.bucket_megabytes << 20, self.parity_tolerance)
-            self._sessions.append(_Session(pool, WeightSync(pool, self.sampling, settings)))
+            sync = WeightSync(pool, self.sampling, settings, self._transport(pool))
+            self._sessions.append(_Session(pool, sync))
         return self._sessions[0]
+
+    def _transport(self, pool: VLLMPool) -> WeightTransport:
+        if self.transport == "http":
+            return HTTPTransport(pool, self.timeout_seconds)
+        return BroadcastTransport(pool, self.timeout_seconds, self.broadcast_address, self.broadcast_port)
 
     def _start(self, model: str, rank: int | None) -> None:
         (client,) = self._clients()

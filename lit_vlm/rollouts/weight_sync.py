@@ -21,6 +21,7 @@ from lit_vlm.rollouts.sampling_settings import SamplingSettings
 from lit_vlm.rollouts.vllm_client import ServerState, VLLMClient
 from lit_vlm.rollouts.vllm_pool import VLLMPool
 from lit_vlm.rollouts.vllm_requests import read_answer, request_of, sampling_options
+from lit_vlm.rollouts.weight_transport import WeightTransport, to_safetensors
 
 VERSION_BITS = 62
 PROBES = 2
@@ -35,7 +36,7 @@ class SyncSettings:
     """How weights are handed over."""
 
     seconds: float
-    """Longest wait for a server to take a bucket."""
+    """Longest wait for a server to take an adapter, or to answer a probe."""
     bucket_bytes: int
     """Size of a bucket, but for a single weight that is larger."""
     tolerance: float
@@ -49,10 +50,14 @@ class WeightSync:
         pool: The servers.
         sampling: How the run samples.
         settings: How weights are handed over.
+        transport: The way of whole weights; an adapter, which is small, goes by HTTP.
     """
 
-    def __init__(self, pool: VLLMPool, sampling: SamplingSettings, settings: SyncSettings) -> None:
+    def __init__(
+        self, pool: VLLMPool, sampling: SamplingSettings, settings: SyncSettings, transport: WeightTransport
+    ) -> None:
         self._pool = pool
+        self._transport = transport
         self._sampling = sampling
         self._settings = settings
         self._step: int | None = None
@@ -111,30 +116,27 @@ class WeightSync:
                 check_states(states, rank)
                 addresses, dtype = list(states), getattr(torch, next(iter(states.values())).dtype)
                 if rank is None:
-                    addresses = self._pool.tell(lambda client: client.begin_weights(self._settings.seconds), addresses)
+                    self._transport.begin(states)
         except UserError as error:
             fault = error
         for bucket in policy.weight_buckets(dtype, self._settings.bucket_bytes, keep=first):
             # After a fault the rest is still put together, since other ranks wait for this one.
             if fault is None:
                 try:
-                    addresses = self._send(bucket, rank, version, addresses)
+                    if rank is None:
+                        self._transport.send(bucket)
+                    else:
+                        self._send_adapter(to_safetensors(bucket), version, addresses)
                 except UserError as error:
                     fault = error
         if fault is not None:
             raise fault
         if first and rank is None:
-            self._pool.tell(lambda client: client.finish_weights(version, self._settings.seconds), addresses)
+            self._transport.finish(version)
         return version
 
-    def _send(self, bucket: bytes, rank: int | None, version: int, addresses: Sequence[str]) -> list[str]:
-        def send(client: VLLMClient) -> None:
-            if rank is None:
-                client.send_bucket(bucket, self._settings.seconds)
-            else:
-                client.send_adapter(bucket, version, self._settings.seconds)
-
-        return self._pool.tell(send, addresses)
+    def _send_adapter(self, adapter: bytes, version: int, addresses: Sequence[str]) -> None:
+        self._pool.tell(lambda client: client.send_adapter(adapter, version, self._settings.seconds), addresses)
 
     def _probe(self, policy: GeneratingPolicy, encoder: SampleEncoder, prompts: PromptBatch, version: int) -> None:
         """Has each server continue a prompt, and scores what it sampled with the policy.

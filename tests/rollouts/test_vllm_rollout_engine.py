@@ -112,9 +112,10 @@ def test_a_server_that_dies_in_a_round_hands_its_prompts_to_the_others(backend, 
         assert served[0] in str(fault.value)
 
 
-def test_a_run_learns_with_the_weights_that_it_sends(random_tiny_folder, served, backend):
+@pytest.mark.parametrize("transport", ["http", "broadcast"])
+def test_a_run_learns_with_the_weights_that_it_sends(random_tiny_folder, served, backend, transport):
     before = backend.loaded
-    model = module(random_tiny_folder, engine=remote(served[0]))
+    model = module(random_tiny_folder, engine=remote(served[0], transport=transport))
     watch, weights = fit(model, data_of(random_tiny_folder), steps=3)
     assert backend.loaded == before + 3
     # The server has the weights of the last round, not those after it.
@@ -177,6 +178,8 @@ def test_a_server_that_reads_other_prompts_is_refused_by_the_samples_name(served
         ({"servers": ()}, "give one address or more"),
         ({"timeout_seconds": 0}, "timeout_seconds is 0"),
         ({"parity_tolerance": -1}, "parity_tolerance is -1"),
+        ({"transport": "pigeon"}, "transport is 'pigeon'; give http or broadcast"),
+        ({"broadcast_port": 70_000}, "broadcast_port is 70000"),
         ({"start_server": True}, "needs model.engine.python"),
         ({"start_server": True, "python": "x", "servers": "http://a:1,http://b:2"}, "one address"),
     ],
@@ -196,14 +199,17 @@ def test_settings_that_do_not_go_with_the_model_are_refused_before_the_first_ste
         remote("http://127.0.0.1:1")(policy, encoder, encoder.encode_prompts([]), 0, ())
 
 
-def test_an_adapter_goes_alone(random_tiny_folder, make_sample):
+@pytest.mark.parametrize("transport", ["http", "broadcast"])
+def test_an_adapter_goes_alone(random_tiny_folder, transport):
     settings = AdapterSettings(rank=4)
     backend = PolicyBackend(random_tiny_folder, settings)
     with serving(backend) as (address, server):
-        model = module(random_tiny_folder, rate=0.05, engine=remote(address), backbone={"adapter": settings})
+        engine = remote(address, transport=transport)
+        model = module(random_tiny_folder, rate=0.05, engine=engine, backbone={"adapter": settings})
         watch, _ = fit(model, data_of(random_tiny_folder), steps=3)
         assert backend.loaded == 3
         assert backend.buckets == []
+        assert backend.joins == 0
         assert max(iteration.figures["mismatch_max"] for iteration in watch.iterations) < 1e-4
         stop(server)
         with pytest.raises(UserError, match="no vLLM server is left"):

@@ -1,12 +1,13 @@
 import pytest
 import torch
-from safetensors.torch import load
 
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.rollouts.sampling_settings import SamplingSettings
 from lit_vlm.rollouts.vllm_client import ServerState, VLLMClient
 from lit_vlm.rollouts.vllm_pool import VLLMPool
+from lit_vlm.rollouts.weight_broadcast import BroadcastTransport
 from lit_vlm.rollouts.weight_sync import SyncSettings, WeightSync, check_states, given_log_probs
+from lit_vlm.rollouts.weight_transport import HTTPTransport
 from tests.rollouts.policy_server import PolicyBackend, serving
 
 SECONDS = 300  # a busy machine is slow
@@ -21,20 +22,22 @@ def tiny(random_tiny_encoder, random_tiny_model, image_sample):
     return random_tiny_encoder, random_tiny_model, random_tiny_encoder.encode_prompts([image_sample])
 
 
-def sync_with(*addresses, tolerance=0.001, **sampling):
+def sync_with(*addresses, tolerance=0.001, transport="http", **sampling):
     pool = VLLMPool([VLLMClient(address) for address in addresses], SECONDS)
     settings = SamplingSettings(max_new_tokens=6, **sampling)
-    return WeightSync(pool, settings, SyncSettings(SECONDS, 1 << 16, tolerance))
+    way = BroadcastTransport(pool, SECONDS, "127.0.0.1") if transport == "broadcast" else HTTPTransport(pool, SECONDS)
+    return WeightSync(pool, settings, SyncSettings(SECONDS, 1 << 16, tolerance), way)
 
 
-def test_weights_go_over_once_a_step_whole_and_in_buckets(random_tiny_folder, tiny):
+@pytest.mark.parametrize("transport", ["http", "broadcast"])
+def test_weights_go_over_once_a_step_whole_and_in_buckets(random_tiny_folder, tiny, transport):
     encoder, policy, prompts = tiny
     with torch.no_grad():
         for value in policy.parameters():
             value += 0.05
     backend = PolicyBackend(random_tiny_folder)
     with serving(backend) as (address, _):
-        sync = sync_with(address, temperature=0.7)
+        sync = sync_with(address, transport=transport, temperature=0.7)
         sync.follow(policy, encoder, prompts, 0, alone)
         assert len(backend.buckets[0]) > 2
         theirs = backend.policy.model.state_dict()
@@ -48,17 +51,19 @@ def test_weights_go_over_once_a_step_whole_and_in_buckets(random_tiny_folder, ti
         assert sync.version != first
         sync.follow(policy, encoder, prompts, 2, alone)
         assert len(backend.requests) == 2, "the first two syncs are probed"
+        assert backend.joins == (transport == "broadcast"), "one group serves all syncs"
 
 
+@pytest.mark.parametrize("transport", ["http", "broadcast"])
 @pytest.mark.parametrize("fault", [{"spoil": 0.05}, {"ignores": True}])
-def test_a_server_that_computes_something_else_stops_the_run(random_tiny_folder, tiny, fault):
+def test_a_server_that_computes_something_else_stops_the_run(random_tiny_folder, tiny, fault, transport):
     encoder, policy, prompts = tiny
     with torch.no_grad():
         for value in policy.parameters():
             value += 0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(0))
     with serving(PolicyBackend(random_tiny_folder, **fault)) as (address, _):
         with pytest.raises(UserError, match="does not compute what the policy does") as told:
-            sync_with(address).follow(policy, encoder, prompts, 0, alone)
+            sync_with(address, transport=transport).follow(policy, encoder, prompts, 0, alone)
         assert address in str(told.value)
         assert "sample 's'" in str(told.value)
 
@@ -100,12 +105,3 @@ def test_servers_that_take_no_such_adapter_are_refused(most, told):
     assert "--max_lora_rank 16" in str(fault.value)
     check_states(states, None)
     check_states({"a": ServerState("m", "float32", 64, 16, None, "0")}, 16)
-
-
-def test_buckets_are_safetensors(tiny):
-    _, policy, _ = tiny
-    buckets = list(policy.weight_buckets(torch.bfloat16, 1 << 16, keep=True))
-    names = [name for bucket in buckets for name in load(bucket)]
-    assert (
-        len(names) == len(set(names)) == len(policy.model.state_dict()) - int(policy.model.config.tie_word_embeddings)
-    )
