@@ -15,6 +15,7 @@ import os
 import shutil
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from safetensors import safe_open
 ADAPTER_ID = 1
 NEVER = -100.0
 """Bias that no token survives."""
+ENDED = "vLLM's engine has ended"
 POLL_SECONDS = 0.5
 END_SECONDS = 30.0
 T = TypeVar("T")
@@ -41,6 +43,7 @@ class VLLMBackend:
     def __init__(self, options: dict[str, Any], folder: Path, extension: str) -> None:
         self._folder = folder
         self._adapter: Any = None
+        self._engine: Any = None
         self._numbers = itertools.count()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -64,7 +67,7 @@ class VLLMBackend:
             RuntimeError: The engine's process is gone.
         """
         if self._engine.errored:
-            raise RuntimeError("vLLM's engine has ended")
+            raise RuntimeError(ENDED)
         settings = self._engine.vllm_config.model_config
         cluster = self._engine.vllm_config.parallel_config
         return {
@@ -193,7 +196,13 @@ class VLLMBackend:
         return found
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        done = asyncio.run_coroutine_threadsafe(work, self._loop)
+        while not wait([done], POLL_SECONDS).done:
+            # What an engine was asked that then died may never be answered.
+            if self._engine is not None and self._engine.errored:
+                done.cancel()
+                raise RuntimeError(ENDED)
+        return done.result()
 
 
 async def _started(options: dict[str, Any], extension: str) -> Any:

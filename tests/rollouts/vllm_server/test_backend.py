@@ -1,5 +1,6 @@
 """What can be tested of the backend without vLLM; ``test_real_vllm.py`` has the rest."""
 
+import asyncio
 import base64
 import io
 import json
@@ -30,6 +31,8 @@ class Engine:
 
     async def collective_rpc(self, method, args=()):
         self.calls.append(method)
+        if self.stuck:
+            await asyncio.sleep(60)
         if method in ("lit_vlm_join_group", "lit_vlm_receive_bucket"):
             self.asked.append(args)
             return self.faults
@@ -47,8 +50,6 @@ class Engine:
         self.calls.append("images forgotten")
 
     async def generate(self, prompt, parameters, name, lora_request):
-        import asyncio
-
         self.asked.append((prompt, parameters, lora_request))
         if self.stuck:
             await asyncio.sleep(60)
@@ -190,3 +191,11 @@ def test_an_engine_that_has_ended_says_so(made):
     engine.errored = True
     with pytest.raises(RuntimeError, match="has ended"):
         backend.state()
+
+
+def test_what_an_engine_does_not_answer_any_more_is_not_waited_for(made):
+    backend, engine = made
+    engine.stuck = True
+    threading.Timer(0.2, lambda: setattr(engine, "errored", True)).start()
+    with pytest.raises(RuntimeError, match="has ended"):
+        backend.begin_weights()
