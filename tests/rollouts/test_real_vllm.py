@@ -1,5 +1,6 @@
 """The engine with vLLM itself, in the environment whose interpreter LIT_VLM_VLLM_PYTHON names."""
 
+import itertools
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from lit_vlm.rollouts.sampling_settings import SamplingSettings
 from lit_vlm.rollouts.vllm_client import VLLMClient
 from lit_vlm.rollouts.vllm_process import VLLMProcess
 from lit_vlm.rollouts.vllm_rollout_engine import VLLMRolloutEngine
+from lit_vlm.rollouts.weight_transport import to_safetensors
 from tests.paradigms.on_policy_material import data, fit, module
 from tests.rollouts.material import rows_of, teacher_forced
 
@@ -130,6 +132,18 @@ def test_both_ways_bring_the_same_weights(servers):
     )
     assert rows_of(by_http) == rows_of(by_broadcast)
     assert float((by_http.log_probs - by_broadcast.log_probs).abs().max()) < 1e-5
+
+
+def test_weights_that_broke_off_half_way_come_whole_the_next_time(servers):
+    encoder, policy, prompts = moved(by=0.03)
+    for address in servers:
+        client = VLLMClient(address)
+        client.begin_weights(600)
+        for bucket in itertools.islice(policy.weight_buckets(torch.float32, 1 << 20, keep=True), 3):
+            client.send_bucket(to_safetensors(bucket), 600)
+    found = sampled_by(remote(servers, temperature=0.7), encoder, policy, prompts)
+    log_probs, _ = teacher_forced(policy, encoder, found, 0.7)
+    assert float((log_probs - found.log_probs).abs().max()) < TOLERANCE
 
 
 def test_a_server_that_dies_while_weights_come_leaves_them_to_the_other(servers, monkeypatch):

@@ -32,6 +32,7 @@ class WeightReceiver:
     lit_vlm_receiver: BucketReceiver
     lit_vlm_wanted: set[str]
     lit_vlm_loaded: set[str]
+    lit_vlm_is_loading: bool = False
 
     def lit_vlm_temper(self) -> None:
         """Has log-probabilities be those of the logits over the temperature, before any token is ruled out.
@@ -44,10 +45,14 @@ class WeightReceiver:
         """Prepares all layers for new weights, however their present ones are packed."""
         from vllm.model_executor.model_loader.reload.layerwise import initialize_layerwise_reload
 
+        if self.lit_vlm_is_loading:
+            # vLLM would mix what came before the break with what comes now.
+            self._lit_vlm_end_loading()
         self._lit_vlm_own_receiver().begin()
         model = self.model_runner.get_model()
         self.lit_vlm_wanted = {name.replace(".base_layer.", ".") for name, _ in model.named_parameters()}
         self.lit_vlm_loaded = set()
+        self.lit_vlm_is_loading = True
         with self._lit_vlm_settings():
             initialize_layerwise_reload(model)
 
@@ -80,10 +85,8 @@ class WeightReceiver:
         Returns:
             Weights of the model that did not come.
         """
-        from vllm.model_executor.model_loader.reload.layerwise import finalize_layerwise_reload
-
+        self._lit_vlm_end_loading()
         with self._lit_vlm_settings():
-            finalize_layerwise_reload(self.model_runner.get_model(), self.vllm_config.model_config)
             pack_shared(self.model_runner.get_model())
         self.model_runner.reset_lora_state()
         return sorted(self.lit_vlm_wanted - self.lit_vlm_loaded)
@@ -97,6 +100,13 @@ class WeightReceiver:
         if not hasattr(self, "lit_vlm_receiver"):
             self.lit_vlm_receiver = BucketReceiver()
         return self.lit_vlm_receiver
+
+    def _lit_vlm_end_loading(self) -> None:
+        from vllm.model_executor.model_loader.reload.layerwise import finalize_layerwise_reload
+
+        with self._lit_vlm_settings():
+            finalize_layerwise_reload(self.model_runner.get_model(), self.vllm_config.model_config)
+        self.lit_vlm_is_loading = False
 
     def _lit_vlm_load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         with self._lit_vlm_settings():

@@ -121,6 +121,13 @@ def test_a_worker_names_the_weights_that_did_not_come(tmp_path, monkeypatch):
             worker.lit_vlm_load_bucket(str(tmp_path / bucket))
         assert worker.lit_vlm_finish_weights() == missing
     assert done == ["begun", "packed", "adapters forgotten"] * 2
+    done.clear()
+    worker.lit_vlm_begin_weights()
+    worker.lit_vlm_load_bucket(str(tmp_path / "second"))
+    worker.lit_vlm_begin_weights()
+    worker.lit_vlm_load_bucket(str(tmp_path / "first"))
+    assert worker.lit_vlm_finish_weights() == ["inner.bias"], "what came before the break does not count"
+    assert done == ["begun", "packed", "begun", "packed", "adapters forgotten"]
     assert worker.lit_vlm_receive_bucket(1, []) == "the worker is in no group"
     worker.lit_vlm_temper()
     assert "forward" in vars(worker.model_runner.sampler)
