@@ -197,7 +197,8 @@ class PreferenceObjective(ABC):
             coefficients: Present values of what ``coefficients`` declares.
 
         Returns:
-            The share, and for the log sums over pairs, which are divided by ``totals.sequences``.
+            The share, and for the log sums over pairs, which are divided by ``totals.sequences``. Both of the
+            micro-batch are the sums of those of its pairs, since it is cut where memory runs out.
         """
 
 
@@ -218,7 +219,9 @@ class GroupObjective(ABC):
             coefficients: Present values of what ``coefficients`` declares.
 
         Returns:
-            The share, and for the log sums over groups, which are divided by ``totals.sequences``.
+            The share, and for the log sums over groups, which are divided by ``totals.sequences``. Both of the
+            micro-batch are the sums of those of its groups, since it is cut where memory runs out; a group without
+            completions adds nothing.
         """
 
 

@@ -17,6 +17,7 @@ from lit_vlm.objectives.aft_loss import LOWEST_POSITIVE, AFTLoss
 from lit_vlm.paradigms.completion_learning import ComparisonModule
 from lit_vlm.paradigms.optimization import OptimizerSettings
 from lit_vlm.paradigms.pair_passes import completion_sums
+from lit_vlm.paradigms.step_figures import StepFigures
 
 RATIOS = {
     "assessment_accuracy": "assessed_pairs",
@@ -78,16 +79,17 @@ class AFTModule(ComparisonModule):
         """Graded completions."""
         return "groups"
 
-    def share_of(self, batch: GroupBatch, totals: StepTotals, parts: int) -> Tensor:
-        """Computes a micro-batch's share of the loss over ``totals``, and keeps its figures."""
+    def share_of(self, prepared: GroupBatch, totals: StepTotals, parts: int) -> tuple[Tensor, StepFigures]:
+        """Computes the share that groups of a micro-batch have in the loss over ``totals``, and its figures."""
+        batch, figures = prepared, StepFigures()
         log_probs = completion_sums(self.policy, batch, chunk_tokens=self.chunk_tokens, prefix=self.prefix)
         scores = GroupScores(log_probs, batch.token_counts, batch.prompt_of, batch.scores, batch.reference)
         loss = self.objective(scores, totals, self.coefficients)
         share = loss.share / parts
         questions = max(totals.sequences, 1) * parts
         sums = {**loss.sums, **_mean_scores(log_probs.detach(), batch)}
-        self._figures.add_shares({"loss": share, **{name: value / questions for name, value in sums.items()}})
-        return share
+        figures.add_shares({"loss": share, **{name: value / questions for name, value in sums.items()}})
+        return share, figures
 
     def step_figures(self, figures: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Turns sums over pairs and over chains into means of them, and leaves those over nothing out."""

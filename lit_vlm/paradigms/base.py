@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -11,13 +12,14 @@ from torch import nn
 
 from lit_vlm.evaluation.evaluation_metrics import EvaluationMetrics
 from lit_vlm.evaluation.pair_metrics import PAIR_ACCURACY, PAIR_ACCURACY_PER_TOKEN, PairMetrics, pair_accuracies
-from lit_vlm.interfaces.batches import EvaluationBatch, PreferenceBatch, PromptBatch
+from lit_vlm.interfaces.batches import CompletionSet, EvaluationBatch, PreferenceBatch, PromptBatch
 from lit_vlm.interfaces.capabilities import COMPLETIONS
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.ledgers import LedgerHeader
 from lit_vlm.interfaces.records import Completion, RewardOutput, Sample, Verdict
 from lit_vlm.interfaces.roles import Reward
 from lit_vlm.models.backbone import Backbone
+from lit_vlm.models.completion_rows import completion_rows
 from lit_vlm.models.vision_language_model import GenerationSettings
 from lit_vlm.paradigms.halved_passes import Answer, moves_together, rows_of
 from lit_vlm.paradigms.optimization import OptimizerSettings
@@ -151,8 +153,26 @@ class VLMModule(PolicyModule):
             batch: One pair or more.
             metrics: What to add to.
         """
-        scores = pair_scores(batch, completion_sums(self.policy, batch), None)
+        scores = pair_scores(batch, self.scored(batch, partial(completion_sums, self.policy)), None)
         metrics.update(pair_accuracies(scores), scores.has_rejected.sum())
+
+    def scored(self, batch: CompletionSet, score: Callable[[CompletionSet], torch.Tensor]) -> torch.Tensor:
+        """Scores completions without a graph, fewer at a time where all do not fit.
+
+        Args:
+            batch: ``C`` completions.
+            score: Returns a row for each completion that it is given.
+
+        Returns:
+            The rows, shape ``(C, ...)``.
+        """
+        parts = self.pass_sizes.in_pieces(
+            "scoring",
+            len(batch.token_ids),
+            lambda rows: score(completion_rows(self.policy.model, batch, rows)),
+            together=moves_together(self.policy),
+        )
+        return torch.cat(parts)
 
     def verdict_of(self, sample: Sample, text: str) -> Verdict | None:
         """Says whether a completion is right; None where there is nothing to compare it with."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import Any, get_args
 
 from torch import Tensor
@@ -14,19 +13,21 @@ from lit_vlm.interfaces.coefficients import Coefficients, Declares
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.roles import Reward
 from lit_vlm.models.backbone import Backbone
+from lit_vlm.models.completion_rows import compared_rows
 from lit_vlm.models.completion_scoring import PrefixPass
 from lit_vlm.models.vision_language_model import GenerationSettings
 from lit_vlm.paradigms.base import VLMModule
+from lit_vlm.paradigms.halved_batches import HalvesBatches
 from lit_vlm.paradigms.optimization import OptimizerSettings
 from lit_vlm.paradigms.saved_coefficients import SavesCoefficients
 from lit_vlm.paradigms.step_figures import StepFigures
 
 
-class ComparisonModule(SavesCoefficients, VLMModule):
+class ComparisonModule(SavesCoefficients, HalvesBatches, VLMModule):
     """Learns from completions that are compared, by a loss over samples of the whole optimizer step.
 
-    A paradigm says what its batches hold (``batch_form``) and computes a micro-batch's share of the loss
-    (``share_of``).
+    A paradigm says what its batches hold (``batch_form``), computes what takes no gradient of them (``prepared``), and
+    then their share of the loss (``share_of``). Where memory runs out it does so with fewer pairs or groups at a time.
 
     Args:
         backbone: The model to train.
@@ -60,16 +61,29 @@ class ComparisonModule(SavesCoefficients, VLMModule):
         self.prefix: PrefixPass = prefix
         self.chunk_tokens = chunk_tokens
         self.coefficients = Coefficients.of(objective)
-        self._figures = StepFigures()
 
-    @abstractmethod
-    def share_of(self, batch: Any, totals: StepTotals, parts: int) -> Tensor:
-        """Computes a micro-batch's share of the step's loss, with a graph, and keeps its figures for the log.
+    def prepared(self, batch: Any) -> Any:
+        """Computes what takes no gradient of pairs or groups; by itself nothing.
 
         Args:
-            batch: The micro-batch.
+            batch: Pairs or groups of a micro-batch, all or some.
+
+        Returns:
+            What ``share_of`` is given: the batch, with whatever it wants to know beside.
+        """
+        return batch
+
+    @abstractmethod
+    def share_of(self, prepared: Any, totals: StepTotals, parts: int) -> tuple[Tensor, StepFigures]:
+        """Computes the share that pairs or groups of a micro-batch have in the step's loss.
+
+        Args:
+            prepared: What ``prepared`` made of them.
             totals: Counts over the whole optimizer step; of this micro-batch alone where nobody knows them.
             parts: Micro-batches, over all ranks, that the loss is a mean over: 1 where ``totals`` are of the step.
+
+        Returns:
+            The share, with a graph, and figures for the log; both of some pairs or groups and of the others add up.
         """
 
     def training_step(self, batch: PreferenceBatch | GroupBatch, batch_idx: int) -> dict[str, Any]:
@@ -79,17 +93,16 @@ class ComparisonModule(SavesCoefficients, VLMModule):
             ``loss``: ``W K`` times the share, as the strategy averages over ranks (``W``) and Lightning over
             micro-batches (``K``); ``tokens`` that were trained on, prompts included.
         """
-        share = self.share_of(batch, *self.step_totals(batch))
+        totals, parts = self.step_totals(batch)
+        share = self.summed_passes(
+            len(batch),
+            lambda rows: self.prepared(compared_rows(self.policy.model, batch, rows)),
+            lambda prepared: self.share_of(prepared, totals, parts),
+        )
         return {"loss": share * self.averaged_parts, "tokens": batch.mask.sum() + batch.prompts.attention_mask.sum()}
 
-    def step_figures(self, figures: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Returns what is logged of a step under ``train/``: all its figures, where nothing else is said."""
-        return figures
-
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Logs the figures of the whole step, over its micro-batches and ranks."""
-        for name, value in self.step_figures(self._figures.take(self.sum_over_ranks)).items():
-            self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=1)
+        """Logs the figures of the whole step, over its micro-batches and ranks, and the coefficients."""
+        super().on_before_optimizer_step(optimizer)
         for name, coefficient in self.coefficients.items():
             self.log(f"train/coefficient/{name}", coefficient, batch_size=1)
-        self.log("train/learning_rate", optimizer.param_groups[0]["lr"], batch_size=1)

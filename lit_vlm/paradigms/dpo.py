@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lit_vlm.evaluation.pair_metrics import PAIR_ACCURACY, PAIR_ACCURACY_PER_TOKEN, PairMetrics
-from lit_vlm.interfaces.batches import PreferenceBatch, StepTotals
+from lit_vlm.interfaces.batches import CompletionSet, PreferenceBatch, StepTotals
 from lit_vlm.interfaces.capabilities import BatchForm
 from lit_vlm.interfaces.comparisons import PairScores
 from lit_vlm.interfaces.errors import UserError
@@ -28,10 +30,23 @@ from lit_vlm.paradigms.pair_passes import completion_sums, frozen_media, pair_sc
 from lit_vlm.paradigms.pair_uncertainty import PairUncertainty, UncertaintyWeights
 from lit_vlm.paradigms.reference_cache import ServesPairs, cache_file, load_cache, make_cache
 from lit_vlm.paradigms.reference_policy import ReferencePolicy, ReferenceSettings, reference_for
+from lit_vlm.paradigms.step_figures import StepFigures
 from lit_vlm.paradigms.strategies import strategy_kind
 from lit_vlm.synthesis.image_corruption import ImageCorruption
 
 PAIR_LOSS, REWARD_ACCURACY = "pair_loss", "reward_accuracy"
+
+
+@dataclass(frozen=True)
+class ReferencedPairs:
+    """Pairs, and what is known of them before the policy reads them."""
+
+    batch: PreferenceBatch
+    """``C`` completions."""
+    reference: Tensor | None
+    """Sums of their log-probabilities under the reference, shape ``(C,)``; None where there is none."""
+    media: MediaFeatures | None
+    """Features of the prompts' media; None where the policy makes its own."""
 
 
 class DPOModule(ComparisonModule):
@@ -167,30 +182,38 @@ class DPOModule(ComparisonModule):
             self._cache = self._find_cache()
         if self.uncertainty_settings is not None and self._reference is not None:
             self._uncertainty = PairUncertainty(
-                self.uncertainty_settings, self.policy, self._reference, self.sum_over_ranks
+                self.uncertainty_settings, self.policy, self._reference, self.sum_over_ranks, self.pass_sizes
             )
             with self.trainer.precision_plugin.forward_context():
                 batches = (batch.to(self.device) for batch in self._pairs().pair_batches("train"))
                 self._uncertainty.fit(batches, self.trainer.world_size)
 
-    def share_of(self, batch: PreferenceBatch, totals: StepTotals, parts: int) -> Tensor:
-        """Computes a micro-batch's share of the loss over ``totals``, and keeps its figures."""
-        scores = self._score(batch, self._uncertainty)
+    def prepared(self, batch: PreferenceBatch) -> ReferencedPairs:
+        """Scores pairs under the reference, and weighs them where that is asked for."""
+        media = self._shared_media(batch)
+        reference = self._reference_sums(batch, media)
+        if self._uncertainty is not None:
+            batch = replace(batch, weights=batch.weights * self._uncertainty.weights(batch, media))
+        return ReferencedPairs(batch, reference, media)
+
+    def share_of(self, prepared: ReferencedPairs, totals: StepTotals, parts: int) -> tuple[Tensor, StepFigures]:
+        """Computes the share that pairs of a micro-batch have in the loss over ``totals``, and its figures."""
+        scores = self._score(prepared)
         loss = self.objective(scores, totals, self.coefficients)
         share = loss.share / parts
-        if not len(batch):
+        if not len(prepared.batch):
             # Of no completion there is no graph; the step must still reach every parameter.
             share = share + self.policy.touch(self.policy.parameters())
-        figures = pair_figures(scores, loss)
+        told, kept = pair_figures(scores, loss), StepFigures()
         samples = max(totals.sequences, 1) * parts
-        self._figures.add_shares(
-            {"loss": loss.share / parts, **{name: value / samples for name, value in figures.per_sample.items()}}
+        kept.add_shares(
+            {"loss": loss.share / parts, **{name: value / samples for name, value in told.per_sample.items()}}
         )
-        self._figures.add_means(figures.per_pair, figures.pairs)
-        self._figures.add_means(figures.per_token, figures.tokens)
+        kept.add_means(told.per_pair, told.pairs)
+        kept.add_means(told.per_token, told.tokens)
         if self._uncertainty is not None:
-            self._figures.add_means({"pair_weight": scores.weights.sum()}, scores.weights.new_tensor(len(batch)))
-        return share
+            kept.add_means({"pair_weight": scores.weights.sum()}, scores.weights.new_tensor(len(scores.weights)))
+        return share, kept
 
     def on_train_start(self) -> None:
         """Counts the steps that a reference follows from here: a resumed run's are known by now."""
@@ -228,7 +251,9 @@ class DPOModule(ComparisonModule):
             super().evaluate_pairs(batch, metrics)
             return
         totals = batch.count()
-        scores = self._score(batch)
+        policy, *reference = self.scored(batch, self._sums_of_both).unbind(1)
+        with_corrupted = self.objective.needs_corrupted
+        scores = pair_scores(batch, policy, reference[0] if reference else None, with_corrupted=with_corrupted)
         loss = self.objective(scores, totals, self.coefficients)
         figures = pair_figures(scores, loss)
         metrics.update({PAIR_LOSS: loss.share.detach() * totals.sequences, **figures.per_sample}, totals.sequences)
@@ -277,19 +302,23 @@ class DPOModule(ComparisonModule):
         if self._reference is not None:
             self._reference.release()
 
-    def _score(self, batch: PreferenceBatch, uncertainty: PairUncertainty | None = None) -> PairScores:
-        """Scores the pairs under the reference, then under the policy, which read the same features where they can."""
-        media = None
-        if self._reference is not None and self._reference.shares_vision:
-            media = frozen_media(self.policy, batch)
+    def _score(self, pairs: ReferencedPairs) -> PairScores:
+        policy = self._sums(pairs.batch, pairs.media)
+        return pair_scores(pairs.batch, policy, pairs.reference, with_corrupted=self.objective.needs_corrupted)
+
+    def _sums_of_both(self, batch: CompletionSet) -> Tensor:
+        """Scores completions under policy and reference; of the former alone where there is no reference."""
+        media = self._shared_media(batch)
         reference = self._reference_sums(batch, media)
         policy = self._sums(batch, media)
-        scores = pair_scores(batch, policy, reference, with_corrupted=self.objective.needs_corrupted)
-        if uncertainty is not None:
-            scores.weights = scores.weights * uncertainty.weights(batch, media)
-        return scores
+        return torch.stack([policy] if reference is None else [policy, reference], 1)
 
-    def _reference_sums(self, batch: PreferenceBatch, media: MediaFeatures | None) -> Tensor | None:
+    def _shared_media(self, batch: CompletionSet) -> MediaFeatures | None:
+        """Encodes media for reference and policy, where both see them alike."""
+        shares = self._reference is not None and self._reference.shares_vision
+        return frozen_media(self.policy, batch) if shares else None
+
+    def _reference_sums(self, batch: CompletionSet, media: MediaFeatures | None) -> Tensor | None:
         if self._cache is not None:
             return self._cache.look_up(batch.digests).to(self.device)
         if self._reference is None:
@@ -297,7 +326,7 @@ class DPOModule(ComparisonModule):
         with self._reference.installed():
             return self._sums(batch, media)
 
-    def _sums(self, batch: PreferenceBatch, media: MediaFeatures | None = None) -> Tensor:
+    def _sums(self, batch: CompletionSet, media: MediaFeatures | None = None) -> Tensor:
         return completion_sums(self.policy, batch, media=media, prefix=self.prefix, chunk_tokens=self.chunk_tokens)
 
     def _pairs(self) -> ServesPairs:
@@ -330,4 +359,4 @@ class DPOModule(ComparisonModule):
         """Scores completions under the policy as it is at the start of the run."""
         off = without_adapter(self.policy.model) if self._starts_without_adapter else nullcontext()
         with self.trainer.precision_plugin.forward_context(), self.policy.decoding(), off:
-            return self._sums(batch.to(self.device))
+            return self.scored(batch.to(self.device), self._sums)

@@ -8,11 +8,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from lit_vlm.functional.memory_errors import free_memory, is_out_of_memory
 from lit_vlm.functional.token_micro_batches import padded_tokens
@@ -29,12 +28,13 @@ from lit_vlm.paradigms.group_sampling import join_rollouts
 from lit_vlm.paradigms.policy_update import UpdateSettings
 
 Answer = TypeVar("Answer")
-PassKind = Literal["rollout", "update", "evaluation", "training"]
+PassKind = Literal["rollout", "update", "evaluation", "scoring", "training"]
 UNITS: Mapping[PassKind, tuple[str, str]] = {
     "rollout": ("prompts", "data.batch_size, model.group_size or the longest completion"),
     "update": ("tokens", "model.update.micro_batch_tokens, the longest completion or the pixel budget"),
     "evaluation": ("prompts", "data.evaluation_batch_size or the longest completion"),
-    "training": ("rows", "data.batch_size, model.max_tokens or the pixel budget"),
+    "scoring": ("completions", "data.batch_size, data.evaluation_batch_size, model.max_tokens or the pixel budget"),
+    "training": ("rows, pairs or groups", "data.batch_size, model.max_tokens or the pixel budget"),
 }
 """What the size of a pass is counted in, and what to lower where none is small enough."""
 
@@ -223,97 +223,3 @@ def pass_tokens(
     shares_prompts = policy.shares_prompts is not False and settings.prefix == "shared"
     lengths = rollouts.prompts.attention_mask.sum(1)[rollouts.prompt_of[rows].unique()].tolist()
     return padded_tokens(lengths, mask[rows].sum(1).tolist(), shares_prompts=shares_prompts)
-
-
-TrainingPass = Callable[[PromptBatch], tuple[Tensor, Tensor]]
-"""Returns a scalar loss with a graph, and figures without one; both are sums over the rows of the batch."""
-
-
-def summed_passes(
-    sizes: PassSizes, policy: VisionLanguageModel, encoder: SampleEncoder, batch: PromptBatch, run: TrainingPass
-) -> tuple[Tensor, Tensor]:
-    """Runs a pass over the rows of a training batch, in pieces where the whole does not fit.
-
-    Of pieces nothing is kept for the backward pass, which computes each anew, one after the other.
-
-    Args:
-        sizes: How large passes may be.
-        policy: The model.
-        encoder: Encodes rows again whose pixels cannot be told apart.
-        batch: Rows with labels.
-        run: The pass.
-
-    Raises:
-        UserError: A single row is too much.
-    """
-
-    def over(rows: range) -> tuple[Tensor, Tensor]:
-        if len(rows) == len(batch):
-            return run(batch)
-        piece = rows_of(policy, encoder, batch, rows)
-        found: tuple[Tensor, Tensor] = checkpoint(run, piece, use_reentrant=False)
-        return found
-
-    parts = sizes.in_pieces("training", len(batch), over, together=moves_together(policy))
-    losses, figures = zip(*parts, strict=True)
-    return torch.stack(losses).sum() if len(losses) > 1 else losses[0], sum(figures[1:], figures[0])
-
-
-class HalvesBatches:
-    """Lets a module with automatic optimisation train on batches in pieces, where memory runs out in a pass.
-
-    Forward passes are tried again whatever the number of micro-batches and ranks. A backward pass is tried again from
-    the start of the step, which is possible on one rank without accumulated micro-batches only.
-    """
-
-    pass_sizes: PassSizes
-    trainer: Any
-    _step_sums: Tensor
-
-    def backward(self, loss: Tensor, *arguments: Any, **options: Any) -> None:
-        """Runs the backward pass of a micro-batch.
-
-        Raises:
-            UserError: Memory ran out where gradients of other micro-batches or ranks are mixed in.
-        """
-        try:
-            super().backward(loss, *arguments, **options)  # type: ignore[misc]
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or self._begins_anew:
-                raise
-            raise UserError(
-                "memory ran out in a backward pass whose gradients are added to those of other micro-batches or ranks, "
-                "so that it cannot be tried again; lower data.batch_size and raise trainer.accumulate_grad_batches"
-            ) from error
-
-    def optimizer_step(
-        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
-    ) -> None:
-        """Takes a step, from its beginning again while memory runs out in the backward pass."""
-        given = optimizer_closure
-        if given is None:
-            super().optimizer_step(epoch, batch_idx, optimizer, None)  # type: ignore[misc]
-            return
-
-        def whole_step() -> Any:
-            if self._begins_anew:
-                self._step_sums = torch.zeros_like(self._step_sums)
-            return given()
-
-        def closure() -> Any:
-            return self.pass_sizes.retried(
-                "training",
-                whole_step,
-                lambda: self.pass_sizes.most("training", self._rows_of_batch),
-                together=not self._begins_anew,
-            )
-
-        super().optimizer_step(epoch, batch_idx, optimizer, closure)  # type: ignore[misc]
-
-    _rows_of_batch = 1
-    """Rows of the batch that is trained on."""
-
-    @property
-    def _begins_anew(self) -> bool:
-        """Whether a step is nothing but the batch at hand."""
-        return int(self.trainer.accumulate_grad_batches * self.trainer.world_size) == 1

@@ -21,6 +21,7 @@ from lit_vlm.interfaces.rollouts import SumOverRanks
 from lit_vlm.models.media_features import MediaFeatures
 from lit_vlm.models.sharding import is_cut
 from lit_vlm.models.vision_language_model import VisionLanguageModel
+from lit_vlm.paradigms.halved_passes import PassSizes, moves_together
 from lit_vlm.paradigms.reference_policy import ReferencePolicy, ReferenceSettings
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ class PairUncertainty:
         policy: The model that the reference takes the place of.
         reference: What features are read off.
         sum_over_ranks: Adds a tensor up over all ranks.
+        sizes: How large passes of the reference may be.
     """
 
     def __init__(
@@ -99,11 +101,13 @@ class PairUncertainty:
         policy: VisionLanguageModel,
         reference: ReferencePolicy,
         sum_over_ranks: SumOverRanks,
+        sizes: PassSizes,
     ) -> None:
         self.settings = settings
         self._policy = policy
         self._reference = reference
         self._sum_over_ranks = sum_over_ranks
+        self._sizes = sizes
         self._factor: Tensor | None = None
 
     @property
@@ -200,10 +204,16 @@ class PairUncertainty:
         halves = torch.cat([batch.chosen, batch.rejected[batch.rejected >= 0]]).unique()
         if not len(halves) and not is_cut(self._policy):
             return features
-        with self._reference.installed():
-            features[halves] = self._policy.completion_features(
-                batch.prompts, batch.token_ids[halves], batch.mask[halves], batch.prompt_of[halves], media=media
+
+        def read(rows: range) -> Tensor:
+            some = halves[rows.start : rows.stop]
+            return self._policy.completion_features(
+                batch.prompts, batch.token_ids[some], batch.mask[some], batch.prompt_of[some], media=media
             )
+
+        with self._reference.installed():
+            found = self._sizes.in_pieces("scoring", len(halves), read, together=moves_together(self._policy))
+        features[halves] = torch.cat(found)
         return features
 
 

@@ -205,6 +205,10 @@ class ReferencePolicy:
             raise RuntimeError("the reference is to be installed in a gathered policy, but was not gathered itself")
         kept = self._copy if self._gathered is None else self._gathered
         for name, value in self._trained():
+            # All that takes memory goes first: a swap that stopped half way would mix the two.
+            if not isinstance(value, DTensor):
+                kept[name] = kept[name].to(value.device, value.dtype)
+        for name, value in self._trained():
             if isinstance(value, DTensor):
                 # What is computed with is read from this memory.
                 own = local_part(value.detach())
@@ -212,6 +216,4 @@ class ReferencePolicy:
                 own.copy_(kept[name])
                 kept[name] = before
             else:
-                before = value.data
-                value.data = kept[name].to(before.device, before.dtype)
-                kept[name] = before
+                value.data, kept[name] = kept[name], value.data

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from lit_vlm.evaluation.segment_metrics import SegmentMetrics
 from lit_vlm.interfaces.batches import EvaluationBatch, PromptBatch
@@ -21,9 +20,11 @@ from lit_vlm.models.segment_classifier import SegmentClassifier, SegmentLogits, 
 from lit_vlm.models.segment_encoding import SegmentEncoder
 from lit_vlm.models.vision_language_model import VisionLanguageModel
 from lit_vlm.paradigms.base import VLMModule
-from lit_vlm.paradigms.halved_passes import HalvesBatches, summed_passes
+from lit_vlm.paradigms.halved_batches import HalvesBatches
+from lit_vlm.paradigms.halved_passes import rows_of
 from lit_vlm.paradigms.optimization import OptimizerSettings
 from lit_vlm.paradigms.policy_module import run_seed
+from lit_vlm.paradigms.step_figures import StepFigures
 
 
 class SegmentRewardModule(HalvesBatches, VLMModule):
@@ -59,7 +60,6 @@ class SegmentRewardModule(HalvesBatches, VLMModule):
             raise UserError(f"model.hallucination is {hallucination!r}; give one of {', '.join(HALLUCINATIONS)}")
         self.hallucination: Hallucination = hallucination
         self.segment_metrics = nn.ModuleDict()
-        self._step_sums = torch.zeros(3)
 
     @property
     def encoder(self) -> SegmentEncoder:
@@ -104,25 +104,17 @@ class SegmentRewardModule(HalvesBatches, VLMModule):
             ``W K`` times the share: the strategy averages over ranks (``W``), Lightning over micro-batches (``K``).
         """
         totals, parts = self.step_totals(batch)
-        self._rows_of_batch = len(batch)
 
-        def run(rows: PromptBatch) -> tuple[Tensor, Tensor]:
+        def run(rows: PromptBatch) -> tuple[Tensor, StepFigures]:
             judged = self.classifier.judge(rows)
             share = self._summed_loss(judged) / (max(totals.labels, 1) * parts)
-            hits = (judged.logits.argmax(-1) == judged.classes).sum()
-            return share, torch.stack([share.detach(), hits.float(), hits.new_tensor(len(judged.classes)).float()])
+            figures, hits = StepFigures(), (judged.logits.argmax(-1) == judged.classes).sum()
+            figures.add_shares({"loss": share})
+            figures.add_means({"accuracy": hits}, hits.new_tensor(len(judged.classes)))
+            return share, figures
 
-        share, figures = summed_passes(self.pass_sizes, self.policy, self.encoder, batch, run)
-        self._step_sums = self._step_sums.to(share.device) + figures
+        share = self.summed_passes(len(batch), partial(rows_of, self.policy, self.encoder, batch), run)
         return share * self.averaged_parts
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Logs the figures of the whole step, over its micro-batches and ranks."""
-        loss, hits, segments = self.sum_over_ranks(self._step_sums).unbind()
-        self.log("train/loss", loss, prog_bar=True)
-        self.log("train/accuracy", hits / segments.clamp(min=1))
-        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
-        self._step_sums = torch.zeros_like(self._step_sums)
 
     def validation_step(self, batch: EvaluationBatch, batch_idx: int) -> dict[str, Any]:
         """Judges held-out responses; nothing is generated."""

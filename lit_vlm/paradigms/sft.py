@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
+from functools import partial
+
 from torch import Tensor
-from torch.optim import Optimizer
 
 from lit_vlm.interfaces.batches import PromptBatch
 from lit_vlm.interfaces.errors import UserError
@@ -13,8 +13,10 @@ from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.vision_language_model import GenerationSettings
 from lit_vlm.objectives.sft_loss import SFTLoss
 from lit_vlm.paradigms.base import VLMModule
-from lit_vlm.paradigms.halved_passes import HalvesBatches, summed_passes
+from lit_vlm.paradigms.halved_batches import HalvesBatches
+from lit_vlm.paradigms.halved_passes import rows_of
 from lit_vlm.paradigms.optimization import OptimizerSettings
+from lit_vlm.paradigms.step_figures import StepFigures
 
 
 class SFTModule(HalvesBatches, VLMModule):
@@ -48,7 +50,6 @@ class SFTModule(HalvesBatches, VLMModule):
             raise UserError(f"model.chunk_tokens is {chunk_tokens}; give at least 1")
         self.objective = objective
         self.chunk_tokens = chunk_tokens
-        self._step_sums = torch.zeros(3)
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         """Computes this micro-batch's share of the step's loss.
@@ -57,22 +58,14 @@ class SFTModule(HalvesBatches, VLMModule):
             ``W K`` times the share: the strategy averages over ranks (``W``), Lightning over micro-batches (``K``).
         """
         totals, parts = self.step_totals(batch)
-        self._rows_of_batch = len(batch)
 
-        def run(rows: PromptBatch) -> tuple[Tensor, Tensor]:
+        def run(rows: PromptBatch) -> tuple[Tensor, StepFigures]:
             scores = self.policy.score(rows, self.chunk_tokens)
             share = self.objective(scores, totals) / parts
-            hits = scores.is_top.sum()
-            return share, torch.stack([share.detach(), hits.float(), hits.new_tensor(len(scores.rows)).float()])
+            figures, hits = StepFigures(), scores.is_top.sum()
+            figures.add_shares({"loss": share})
+            figures.add_means({"token_accuracy": hits}, hits.new_tensor(len(scores.rows)))
+            return share, figures
 
-        share, figures = summed_passes(self.pass_sizes, self.policy, self.encoder, batch, run)
-        self._step_sums = self._step_sums.to(share.device) + figures
+        share = self.summed_passes(len(batch), partial(rows_of, self.policy, self.encoder, batch), run)
         return share * self.averaged_parts
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Logs the figures of the whole step, over its micro-batches and ranks."""
-        loss, hits, labels = self.sum_over_ranks(self._step_sums).unbind()
-        self.log("train/loss", loss, prog_bar=True)
-        self.log("train/token_accuracy", hits / labels.clamp(min=1))
-        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
-        self._step_sums = torch.zeros_like(self._step_sums)

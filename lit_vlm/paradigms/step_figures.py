@@ -20,6 +20,15 @@ class StepFigures:
         self._shares: dict[str, Tensor] = {}
         self._means: dict[str, tuple[Tensor, Tensor]] = {}
 
+    def __add__(self, other: StepFigures) -> StepFigures:
+        """Puts the figures of both together."""
+        both = StepFigures()
+        for figures in (self, other):
+            both.add_shares(figures._shares)
+            for name, (value, count) in figures._means.items():
+                both.add_means({name: value}, count)
+        return both
+
     def add_shares(self, shares: Mapping[str, Tensor]) -> None:
         """Adds parts of figures that are sums over micro-batches and ranks.
 

@@ -38,7 +38,7 @@ def same_weights(found, expected, tolerance=1e-4):
 
 def gradient(model, batch):
     model.policy.zero_grad()
-    share = model.share_of(batch, batch.count(), 1)
+    share, _ = model.share_of(model.prepared(batch), batch.count(), 1)
     share.backward()
     return share.item(), torch.cat(
         [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in model.policy.parameters()]

@@ -143,7 +143,7 @@ def test_corrupted_images_enter_the_loss_and_the_log(attached, samples):
     model = attached(objective=PreferenceLoss("mdpo"), corruption=material.Inverted())
     batch = model.encoder.encode_pairs(samples, model.corruption)
     assert (batch.corrupted >= 0).all()
-    scores = model._score(batch)
+    scores = model._score(model.prepared(batch))
     real, spoilt = scores.policy.chosen, scores.policy.corrupted
     assert float((real - spoilt).detach().abs().min()) > 1e-4
     gradients(model, batch)

@@ -1,16 +1,16 @@
 import logging
+from functools import partial
 
 import lightning
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
 
 from lit_vlm.interfaces.errors import UserError
-from lit_vlm.models.vision_language_model import VisionLanguageModel
 from lit_vlm.paradigms.halved_passes import PassSizes
 from lit_vlm.paradigms.policy_update import UpdateSettings
 from tests.paradigms import on_policy_material as on_policy
 from tests.paradigms import test_sft as sft
+from tests.paradigms.scarce_memory import Gradients, assert_close, limit, of_completions
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -19,57 +19,9 @@ pytestmark = [
 ]
 
 
-def first(*arguments):
-    return len(arguments[0])
-
-
-def of_completions(prompts, token_ids, *_):
-    return len(token_ids)
-
-
 @pytest.fixture
 def scarce(monkeypatch):
-    """Lets a method of the policy run out of memory above a number of rows; returns the rows it was asked for."""
-
-    def limit(method, most, rows_of=first):
-        original, asked = getattr(VisionLanguageModel, method), []
-
-        def limited(self, *arguments, **options):
-            rows = rows_of(*arguments)
-            asked.append(rows)
-            if rows > most:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-            return original(self, *arguments, **options)
-
-        monkeypatch.setattr(VisionLanguageModel, method, limited)
-        return asked
-
-    return limit
-
-
-class Gradients(Callback):
-    """Keeps the gradients of every step; weights after Adam would show the sign of mere rounding."""
-
-    def __init__(self):
-        self.steps = []
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        named = pl_module.named_parameters()
-        self.steps.append({name: value.grad.clone() for name, value in named if value.grad is not None})
-
-
-def assert_close(found, wanted):
-    assert len(found.steps) == len(wanted.steps)
-    for ours, theirs in zip(found.steps, wanted.steps, strict=True):
-        assert ours.keys() == theirs.keys()
-        for name in theirs:
-            torch.testing.assert_close(ours[name], theirs[name], atol=2e-5, rtol=1e-3, msg=name)
-
-
-def train_sft(folder, steps=1, batch_size=4, **options):
-    model, gradients = sft.module(folder, rate=1e-5), Gradients()
-    losses, _ = sft.fit(model, sft.data(model.encoder, batch_size=batch_size), steps, [gradients], **options)
-    return model, losses, gradients
+    return partial(limit, monkeypatch)
 
 
 def train_grpo(folder, steps=1, **settings):
@@ -106,7 +58,8 @@ def test_what_cannot_be_cut_ends_the_run():
         raise torch.OutOfMemoryError("no memory")
 
     with pytest.raises(
-        UserError, match=r"over 1 rows \(no memory\), which cannot be cut any further; lower data.batch"
+        UserError,
+        match=r"over 1 rows, pairs or groups \(no memory\), which cannot be cut any further; lower data.batch",
     ):
         PassSizes().in_pieces("training", 4, run)
     with pytest.raises(UserError, match="other ranks take part in it, so that it cannot be cut here alone"):
@@ -136,45 +89,6 @@ def test_what_can_be_done_without_is_tried_once():
     assert sizes.unless_too_large("features", run) is None
     assert len(calls) == 1
     assert PassSizes().unless_too_large("features", lambda: 3) == 3
-
-
-def test_training_in_pieces_learns_the_same(random_tiny_folder, scarce):
-    _, losses, gradients = train_sft(random_tiny_folder, 2)
-    asked = scarce("score", 3)
-    model, halved, same = train_sft(random_tiny_folder, 2)
-    assert asked[:3] == [4, 2, 2]
-    assert set(asked[3:]) == {2}
-    assert model.pass_sizes.state_dict() == {"training": 2}
-    assert halved == pytest.approx(losses, abs=1e-5)
-    assert_close(same, gradients)
-
-
-def test_accumulated_micro_batches_in_pieces_learn_the_same(random_tiny_folder, scarce):
-    _, losses, gradients = train_sft(random_tiny_folder, batch_size=2, accumulate_grad_batches=2)
-    scarce("score", 1)
-    _, halved, same = train_sft(random_tiny_folder, batch_size=2, accumulate_grad_batches=2)
-    assert halved == pytest.approx(losses, abs=1e-5)
-    assert_close(same, gradients)
-
-
-def test_a_backward_pass_that_runs_out_of_memory_begins_the_step_anew(random_tiny_folder, monkeypatch):
-    _, losses, gradients = train_sft(random_tiny_folder, 2)
-    backward, failed = torch.Tensor.backward, []
-
-    def scarce(self, *arguments, **options):
-        backward(self, *arguments, **options)
-        if not failed:
-            failed.append(True)
-            raise torch.OutOfMemoryError("no memory after some gradients")
-
-    monkeypatch.setattr(torch.Tensor, "backward", scarce)
-    model, halved, same = train_sft(random_tiny_folder, 2)
-    assert model.pass_sizes.state_dict() == {"training": 2}
-    assert halved == pytest.approx(losses, abs=1e-5)
-    assert_close(same, gradients)
-    failed.clear()
-    with pytest.raises(UserError, match="backward pass whose gradients are added to those of other micro-batches"):
-        train_sft(random_tiny_folder, accumulate_grad_batches=2)
 
 
 @pytest.mark.parametrize("epochs", [1, 2])

@@ -11,6 +11,7 @@ from lit_vlm.models.backbone import Backbone
 from lit_vlm.models.vision_language_model import GenerationSettings
 from lit_vlm.objectives.preference_loss import PreferenceLoss
 from lit_vlm.paradigms.dpo import DPOModule
+from lit_vlm.paradigms.halved_passes import PassSizes
 from lit_vlm.paradigms.optimization import OptimizerSettings
 from lit_vlm.paradigms.pair_uncertainty import PairUncertainty, UncertaintyWeights
 from lit_vlm.paradigms.reference_policy import ReferencePolicy, ReferenceSettings
@@ -34,7 +35,7 @@ def alone(value):
 
 def uncertainty(policy, sum_over_ranks=alone, **settings):
     reference = ReferencePolicy(ReferenceSettings("frozen_copy"), policy)
-    return PairUncertainty(UncertaintyWeights(**settings), policy, reference, sum_over_ranks)
+    return PairUncertainty(UncertaintyWeights(**settings), policy, reference, sum_over_ranks, PassSizes())
 
 
 def module(folder, **options):
@@ -160,12 +161,12 @@ class Installed:
 
 def test_ranks_with_unequal_shares_agree_with_one_that_has_all():
     first, second = [[1, 2, 0], [0, 1, 1], [3, 0, 1], [2, 2, 2]], [[1, 0, 5], [4, 1, 0]]
-    whole = PairUncertainty(UncertaintyWeights(), Policy(), Installed(), alone)
+    whole = PairUncertainty(UncertaintyWeights(), Policy(), Installed(), alone, PassSizes())
     accuracy = whole.fit([made_batch(first + second)])
 
     def part(batches):
         def run(ranks):
-            fitted = PairUncertainty(UncertaintyWeights(), Policy(), Installed(), ranks)
+            fitted = PairUncertainty(UncertaintyWeights(), Policy(), Installed(), ranks, PassSizes())
             return fitted.fit(batches, ranks=2), fitted.factor
 
         return run

@@ -53,6 +53,28 @@ def test_switching_off_an_adapter_needs_one():
         ReferenceSettings("adapter_off").check(has_adapter=False)
 
 
+def test_memory_that_runs_out_in_a_swap_leaves_the_policy_as_it_was(load, monkeypatch):
+    policy = load()
+    reference, start = ReferencePolicy(ReferenceSettings(), policy), trained(policy)
+    move(policy)
+    moved, given, calls = trained(policy), torch.Tensor.to, []
+
+    def scarce(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError("no memory for the copy on the device")
+        return given(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "to", scarce)
+        with pytest.raises(torch.OutOfMemoryError), reference.installed():
+            pass
+    assert same(trained(policy), moved)
+    with reference.installed():
+        assert same(trained(policy), start)
+    assert same(trained(policy), moved)
+
+
 def test_a_frozen_copy_stays_while_the_policy_moves(load):
     policy = load()
     reference, start = ReferencePolicy(ReferenceSettings(), policy), trained(policy)

@@ -26,6 +26,17 @@ def test_ranks_are_added_before_means_are_taken():
     assert {name: float(value) for name, value in found.items()} == {"loss": 2.0, "accuracy": 0.25}
 
 
+def test_figures_of_two_passes_are_put_together():
+    first, second = StepFigures(), StepFigures()
+    first.add_shares({"loss": torch.tensor(0.25)})
+    first.add_means({"accuracy": torch.tensor(3.0)}, torch.tensor(3))
+    second.add_means({"accuracy": torch.tensor(0.0)}, torch.tensor(1))
+    second.add_shares({"loss": torch.tensor(0.5)})
+    found = (StepFigures() + first + second).take(alone)
+    assert {name: float(value) for name, value in found.items()} == {"loss": 0.75, "accuracy": 0.75}
+    assert float(first.take(alone)["loss"]) == 0.25
+
+
 def test_a_mean_over_nothing_is_0():
     figures = StepFigures()
     figures.add_means({"kl": torch.tensor(0.0)}, torch.tensor(0))
