@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from argparse import ArgumentError
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -122,13 +123,13 @@ class CommandLine(LightningCLI):
         defaults: list[tuple[type[Callback], type[Callback], bool]] = [
             (Throughput, Throughput, True),
             (BadSampleReport, BadSampleReport, True),
-            (NonFiniteGuard, NonFiniteGuard, self.subcommand == "fit"),
+            # For every verb, as Checkpointing, since checkpoints hold its state.
+            (NonFiniteGuard, NonFiniteGuard, True),
             (ParameterTable, ParameterTable, self.subcommand == "fit"),
             (RunPlan, RunPlan, self.subcommand == "fit"),
             (ProgressBar, Progress, shows_progress),
             (CompletionLedger, CompletionLedger, self.subcommand == "predict"),
             (Resumption, Resumption, self.subcommand == "fit"),
-            # For every verb, since checkpoints hold its state.
             (Checkpoint, Checkpointing, self._saves),
             # After the others, since they end the run.
             (Preemption, Preemption, self._saves and self.subcommand == "fit"),
@@ -139,6 +140,7 @@ class CommandLine(LightningCLI):
             for kind, build, applies in defaults
             if applies and not any(isinstance(callback, kind) for callback in given)
         ]
+        _miss_none(build for _, build, _ in defaults)
         for callback in (*given, *extra):
             if isinstance(callback, Checkpointing):
                 callback.continues = self.continues
@@ -246,3 +248,9 @@ def _quieten() -> None:
     # What is logged has been added up over ranks already.
     for message in (".*isinstance.treespec, LeafSpec.*", "LightningCLI's args parameter.*", ".*sync_dist=True.*"):
         warnings.filterwarnings("ignore", message=message)
+
+
+def _miss_none(kinds: Iterable[type[Callback]]) -> None:
+    """Keeps Lightning from asking for callbacks of these kinds where a checkpoint holds their state and a run none."""
+    names = "|".join(kind.__qualname__ for kind in kinds)
+    warnings.filterwarnings("ignore", message=rf"Be aware that when using `ckpt_path`.*: \[('({names})'(, )?)+\]\.$")

@@ -123,6 +123,19 @@ def test_a_callback_beside_the_recipe_is_found(workplace, capsys):
     assert "hello from beside" in capsys.readouterr().out
 
 
+def test_only_callbacks_of_the_user_are_missed_in_a_checkpoint(workplace):
+    (workplace / "beside.py").write_text(
+        "from lightning import Callback\nclass Counted(Callback):\n    def state_dict(self): return {'count': 1}\n"
+    )
+    own = "--trainer.callbacks+=beside.Counted"
+    assert run("--trainer.max_steps=1", own) == 0
+    words = ["test", "--config=small.yaml", "--ckpt_path=last", "--trainer.limit_test_batches=1"]
+    with pytest.warns(UserWarning, match=r"add the following callbacks: \['Counted'\]"):
+        assert main(words) == 0
+    # Warnings are errors here.
+    assert main([*words, own, "--trainer.enable_progress_bar=false", "--trainer.enable_checkpointing=false"]) == 0
+
+
 def test_a_run_repeats_from_its_saved_configuration(workplace):
     assert run("--trainer.callbacks+=ExportModel") == 0
     first = Path("runs/small/version_0")
