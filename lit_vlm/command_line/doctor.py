@@ -8,6 +8,7 @@ import warnings
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from rich.text import Text
 from lit_vlm.callbacks.resumption import Resumption
 from lit_vlm.command_line.data import DataCommandLine
 from lit_vlm.command_line.training import parse, prepare
-from lit_vlm.health.checkup import examine
+from lit_vlm.health.checkup import check_module, examine
 from lit_vlm.health.finding import Finding
 from lit_vlm.health.resume_exactness import Workshop
 from lit_vlm.interfaces.errors import UserError
@@ -46,7 +47,14 @@ class DoctorCommandLine(DataCommandLine):
     """Parses what ``fit`` parses, and makes model, data and Trainers as often as they are asked for."""
 
     def instantiate_classes(self) -> None:
-        """Checks that model and data can be made."""
+        """Checks that there is something to look at, and that model and data can be made.
+
+        Raises:
+            UserError: The module does not train a policy.
+        """
+        # Before the module looks for checkpoints, whose lack would hide it.
+        module, _, name = self._get(self.config, "model").class_path.rpartition(".")
+        check_module(getattr(import_module(module), name))
         self.build()
 
     def build(self) -> tuple[Any, Any]:

@@ -28,6 +28,7 @@ from lit_vlm.health.weights_round_trip import weights_round_trip
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.interfaces.records import Sample
 from lit_vlm.paradigms.base import VLMModule
+from lit_vlm.paradigms.weight_space import WeightSpaceModule
 
 MODEL_CHECKS: tuple[Callable[[Subject], Finding], ...] = (
     whole_rows,
@@ -44,6 +45,22 @@ MODEL_CHECKS: tuple[Callable[[Subject], Finding], ...] = (
 )
 
 
+def check_module(kind: type) -> None:
+    """Refuses a module for which the checks have no meaning, since it trains no policy by gradients.
+
+    Args:
+        kind: Its class.
+
+    Raises:
+        UserError: It is one.
+    """
+    if not issubclass(kind, VLMModule) or issubclass(kind, WeightSpaceModule):
+        raise UserError(
+            f"doctor looks at modules that train a vision-language policy, and {kind.__name__} does not; give the "
+            "recipe of one, such as quickstart"
+        )
+
+
 def examine(workshop: Workshop, user_trainer: Callable[[], Any], folder: Path, most: int) -> Iterator[Finding]:
     """Runs every check; a mistake in the recipe that one meets is a failure of that check.
 
@@ -57,14 +74,9 @@ def examine(workshop: Workshop, user_trainer: Callable[[], Any], folder: Path, m
         What each check found, when it is known.
 
     Raises:
-        UserError: The recipe's module does not train a policy, or its data cannot be read at all.
+        UserError: The data cannot be read at all.
     """
     module, data = workshop.build()
-    if not isinstance(module, VLMModule):
-        raise UserError(
-            f"doctor looks at modules that train a vision-language policy, and {type(module).__name__} does not; give "
-            "the recipe of one, such as quickstart"
-        )
     yield run_support(module, user_trainer)
     trainer = workshop.trainer(1, 1, None)
     attach(trainer, module, data)

@@ -5,6 +5,7 @@ from lit_vlm.cli import main
 from lit_vlm.command_line.doctor import SAMPLES, parse_options, summary, table_of
 from lit_vlm.health.finding import Finding
 from lit_vlm.interfaces.errors import UserError
+from tests.command_line.workplaces import enter
 
 FOUND = [
     Finding("records", "pass", "all read"),
@@ -38,6 +39,14 @@ def test_the_table_says_what_to_do_where_a_check_failed():
 def test_help_is_told(capsys):
     assert main(["doctor", "--help"]) == 0
     assert "--samples N" in capsys.readouterr().out
+
+
+def test_a_recipe_that_trains_nothing_is_told_so_before_its_checkpoints_are_looked_for(tmp_path, monkeypatch, capsys):
+    enter(monkeypatch, tmp_path)
+    assert main(["doctor", "--config", "merging/reasoning_vector"]) == 2
+    told = capsys.readouterr().err
+    assert "policy, and ReasoningVectorModule does not; give the recipe of one" in " ".join(told.split())
+    assert "no folder" not in told
 
 
 TINY = [

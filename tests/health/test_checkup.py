@@ -3,20 +3,32 @@ from types import SimpleNamespace
 import pytest
 
 from lit_vlm.health import checkup
-from lit_vlm.health.checkup import MODEL_CHECKS, examine
+from lit_vlm.health.checkup import MODEL_CHECKS, check_module
 from lit_vlm.health.finding import Finding
-from lit_vlm.health.resume_exactness import Workshop
 from lit_vlm.interfaces.errors import UserError
+from lit_vlm.paradigms.aft import AFTModule
+from lit_vlm.paradigms.critique import CritiqueModule
+from lit_vlm.paradigms.dpo import DPOModule
+from lit_vlm.paradigms.drift import DRIFTModule
+from lit_vlm.paradigms.frank import FRANKModule
+from lit_vlm.paradigms.grpo import GRPOModule
+from lit_vlm.paradigms.reasoning_vector import ReasoningVectorModule
+from lit_vlm.paradigms.sft import SFTModule
 
 
 def test_every_check_of_a_model_is_there_once():
     assert len(set(MODEL_CHECKS)) == len(MODEL_CHECKS) == 11
 
 
-def test_a_module_without_a_policy_is_refused(tmp_path):
-    workshop = Workshop(lambda: (object(), object()), lambda *settings: None)
-    with pytest.raises(UserError, match="doctor looks at modules that train"):
-        list(examine(workshop, lambda: None, tmp_path, 4))
+@pytest.mark.parametrize("kind", [object, ReasoningVectorModule, FRANKModule])
+def test_a_module_that_trains_no_policy_is_refused(kind):
+    with pytest.raises(UserError, match=f"doctor looks at modules that train .* {kind.__name__} does not"):
+        check_module(kind)
+
+
+@pytest.mark.parametrize("kind", [SFTModule, DRIFTModule, DPOModule, AFTModule, GRPOModule, CritiqueModule])
+def test_a_module_that_trains_a_policy_is_looked_at(kind):
+    check_module(kind)
 
 
 def test_a_mistake_that_a_check_meets_is_its_failure():
