@@ -100,14 +100,14 @@ class WeightSpaceModule(VLMModule):
         """Plans the merge, so that what does not fit fails before anything is loaded.
 
         Raises:
-            UserError: The checkpoints do not fit together, nothing is merged, or the Trainer's strategy cuts weights
-                up.
+            UserError: The checkpoints do not fit together, nothing is merged, or the Trainer's strategy does not
+                give them out.
         """
         strategy = strategy_kind(self.trainer.strategy)
-        if strategy not in ("single", "ddp"):
+        if strategy not in ("single", "ddp", "fsdp2"):
             raise UserError(
                 f"{type(self).__name__} copies whole weights, which trainer.strategy "
-                f"{type(self.trainer.strategy).__name__} cuts up; give trainer.strategy auto or ddp"
+                f"{type(self.trainer.strategy).__name__} does not give out; give trainer.strategy auto, ddp or fsdp2"
             )
         super().setup(stage)
         if self._plan is None:

@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from lit_vlm.interfaces.errors import UserError
 from lit_vlm.models.adapters import AdapterSettings
@@ -10,6 +11,7 @@ from lit_vlm.paradigms.reference_policy import ReferenceSettings
 from tests.paradigms import preference_material as preferences
 from tests.paradigms import test_aft as aft
 from tests.paradigms import test_sft as sft
+from tests.paradigms.processes import run_script
 from tests.paradigms.scarce_memory import Gradients, assert_close, fail_once_in_backward, limit, of_completions
 
 pytestmark = [
@@ -30,6 +32,26 @@ PAIRS = {
     "corrupted images": {"objective": PreferenceLoss("mdpo"), "corruption": preferences.Inverted()},
     "uncertainty": {"uncertainty": UncertaintyWeights(scale=2.0, low=0.1)},
 }
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {root!r})
+import os
+import pytest
+import torch
+from tests.paradigms import scarce_memory, test_halved_batches
+folder, most, out = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+if os.environ.get("LOCAL_RANK") == "1":  # the other rank goes on with whole batches
+    scarce_memory.limit(pytest.MonkeyPatch(), "score_rollouts", most, scarce_memory.of_completions)
+options = dict(devices=2, strategy="ddp")
+model, figures, gradients = test_halved_batches.train_pairs(folder, batch_size=2, trainer=options)
+sizes = [None, None]
+torch.distributed.all_gather_object(sizes, model.pass_sizes.state_dict())
+if model.global_rank == 0:
+    torch.save((sizes, figures.steps, gradients.steps), out)
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
+"""
 
 
 def train_sft(folder, steps=1, batch_size=4, **options):
@@ -170,3 +192,15 @@ def test_pairs_are_evaluated_in_pieces(random_tiny_folder, monkeypatch):
     asked = limit(monkeypatch, "score_rollouts", 3, of_completions)
     assert figures() == pytest.approx(wanted, abs=1e-5)
     assert max(asked) > 3 >= asked[-1]
+
+
+@pytest.mark.slow
+def test_one_of_two_ranks_cuts_its_pairs(random_tiny_folder, tmp_path):
+    _, figures, gradients = run_script(SCRIPT, tmp_path / "whole.pt", random_tiny_folder, 100)
+    sizes, halved, same = run_script(SCRIPT, tmp_path / "cut.pt", random_tiny_folder, 2)
+    assert sizes == [{}, {"training": 1}]
+    for ours, theirs in zip(halved, figures, strict=True):
+        assert ours == pytest.approx(theirs, abs=2e-5, rel=1e-4)
+    for ours, theirs in zip(same, gradients, strict=True):
+        for name in theirs:
+            torch.testing.assert_close(ours[name], theirs[name], atol=2e-5, rtol=1e-3, msg=name)

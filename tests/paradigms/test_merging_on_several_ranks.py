@@ -95,7 +95,8 @@ def test_two_processes_search_as_one(tmp_path, strategy):
     same_weights(alone, together, 0)
 
 
-def test_two_processes_measure_attention_as_one(tmp_path):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_measure_attention_as_one(tmp_path, strategy):
     folders = {
         "base": write_model(tmp_path / "base", lambda name, value: value - direction(name, value, 0.1)),
         "reasoning": write_model(
@@ -103,7 +104,7 @@ def test_two_processes_measure_attention_as_one(tmp_path):
         ),
     }
     options = {name: str(folder) for name, folder in folders.items()}
-    (one, alone), (two, together) = both(tmp_path, FRANK, options)
+    (one, alone), (two, together) = both(tmp_path, FRANK, options, strategy)
     assert two["rows_measured"] == one["rows_measured"] == 6
     assert two["attention"] == pytest.approx(one["attention"], rel=1e-4)
     same_weights(alone, together, 1e-5)
