@@ -154,7 +154,7 @@ def _owner(text: str, option: str) -> Any:
     if not paths:
         return None
     module, _, name = paths[-1].rpartition(".")
-    return getattr(import_module(module), name)
+    return getattr(import_module(module), name, None)
 
 
 def _parameters(owner: Any, groups: str = "") -> set[str]:

@@ -124,10 +124,10 @@ def test_a_callback_beside_the_recipe_is_found(workplace, capsys):
 
 
 def test_only_callbacks_of_the_user_are_missed_in_a_checkpoint(workplace):
-    (workplace / "beside.py").write_text(
+    (workplace / "counting.py").write_text(
         "from lightning import Callback\nclass Counted(Callback):\n    def state_dict(self): return {'count': 1}\n"
     )
-    own = "--trainer.callbacks+=beside.Counted"
+    own = "--trainer.callbacks+=counting.Counted"
     assert run("--trainer.max_steps=1", own) == 0
     words = ["test", "--config=small.yaml", "--ckpt_path=last", "--trainer.limit_test_batches=1"]
     with pytest.warns(UserWarning, match=r"add the following callbacks: \['Counted'\]"):

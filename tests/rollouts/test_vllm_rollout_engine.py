@@ -133,7 +133,7 @@ def data_of(folder):
     return data(Backbone(str(folder)).load_encoder())
 
 
-def test_with_the_policys_own_engine_nothing_is_corrected(random_tiny_folder):
+def test_with_the_policys_own_engine_nothing_is_corrected(random_tiny_folder, one_thread):
     runs = []
     for options in ({"kind": "none"}, {"kind": "masked", "lowest": 1.0, "highest": 1.0}):
         update = UpdateSettings(mismatch=MismatchCorrection(**options))
