@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from lit_vlm.functional.dead_workers import dead_worker_error
+from lit_vlm.functional.dead_workers import lost_answer_error
 from lit_vlm.interfaces.errors import UserError
 
 Data = TypeVar("Data", bound=Dataset[Any])
@@ -100,8 +100,8 @@ def _told_of_dead_workers(source: Iterator[Any]) -> Iterator[Any]:
             item = next(source)
         except StopIteration:
             return
-        except RuntimeError as fault:
-            mistake = dead_worker_error(fault)
+        except (RuntimeError, OSError, EOFError) as fault:
+            mistake = lost_answer_error(fault, getattr(source, "_workers", ()))
             if mistake is None:
                 raise
             raise mistake from fault
