@@ -43,6 +43,7 @@ class NotingBackend(PolicyBackend):
         return answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["http", "broadcast"])
 def test_two_ranks_sample_and_learn_what_one_does_and_the_first_sends_the_weights(
     random_tiny_folder, tmp_path, transport
