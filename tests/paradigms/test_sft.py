@@ -200,6 +200,7 @@ if model.global_rank == 0:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one_also_where_rows_weigh(random_tiny_folder, tmp_path):
     one_losses, one = run_script(SCRIPT, tmp_path / "one.pt", random_tiny_folder, 1, 8)
     two_losses, two = run_script(SCRIPT, tmp_path / "two.pt", random_tiny_folder, 2, 4)
