@@ -9,6 +9,7 @@ from multiprocessing.process import BaseProcess
 from lit_vlm.interfaces.errors import UserError
 
 PATIENCE_SECONDS = 2.0
+"""Longest wait, over all workers, to hear whether one of them has ended."""
 
 
 def dead_worker_error(error: BaseException) -> UserError | None:
